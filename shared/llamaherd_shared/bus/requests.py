@@ -1,0 +1,107 @@
+"""Commands and queries over request/reply: answered at once, concurrently, drained on stop.
+
+A refusal crosses the bus as the error's kind and sentence in the headers and is raised again at the caller.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from llamaherd_shared.errors import KINDS, HerdError, Rejected, Unavailable
+
+R = TypeVar("R", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct)
+
+ERROR_KIND: Final = "Herd-Error-Kind"
+_log = structlog.get_logger("llamaherd.bus")
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+
+
+class Served:
+    """One subject being answered."""
+
+    def __init__(self, nc: Client, handler: Callable[[Msg], Awaitable[None]], concurrency: int) -> None:
+        self._nc, self._handler = nc, handler
+        self._slots = asyncio.Semaphore(concurrency)
+        self._running: set[asyncio.Task[None]] = set()
+        self._subscription: Subscription | None = None
+
+    async def open(self, subject: str, queue: str) -> None:
+        self._subscription = await self._nc.subscribe(subject, queue=queue, cb=self._on_request)
+
+    async def _on_request(self, msg: Msg) -> None:
+        # nats-py runs the callbacks of one subscription one after the other: a task each lets them overlap.
+        task = asyncio.create_task(self._run(msg))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, msg: Msg) -> None:
+        async with self._slots:
+            await self._handler(msg)
+
+    async def drain(self) -> None:
+        """Take no more; finish what is being answered."""
+        if self._subscription is not None and not self._nc.is_closed:
+            await self._subscription.unsubscribe()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def serve(
+    nc: Client,
+    subject: str,
+    request_type: type[R],
+    handler: Callable[[R], Awaitable[msgspec.Struct]],
+    *,
+    concurrency: int,
+    queue: str,
+) -> Served:
+    """Answer `subject` with `handler`; instances that share `queue` share the requests."""
+    decoder = msgspec.json.Decoder(request_type)
+
+    async def answer(msg: Msg) -> None:
+        headers: dict[str, str] | None = None
+        reply: msgspec.Struct
+        try:
+            reply = await handler(decoder.decode(msg.data))
+        except HerdError as error:
+            headers, reply = {ERROR_KIND: error.kind}, _Refusal(error.message)
+        except msgspec.MsgspecError as error:
+            headers, reply = {ERROR_KIND: Rejected.kind}, _Refusal(f"cannot read the request on {subject}: {error}")
+        except Exception:
+            _log.exception("request failed", subject=subject)
+            headers = {ERROR_KIND: Unavailable.kind}
+            reply = _Refusal(f"{subject} failed; the service's log has the details")
+        try:
+            await nc.publish(msg.reply, msgspec.json.encode(reply), headers=headers)
+        except nats.errors.Error as error:
+            _log.warning("answer could not be sent", subject=subject, error=str(error))
+
+    served = Served(nc, answer, concurrency)
+    await served.open(subject, queue)
+    return served
+
+
+async def request(nc: Client, subject: str, command: msgspec.Struct, reply_type: type[A], *, timeout_s: float) -> A:
+    """Ask and return the answer. Raises the refusal, or `Unavailable` when nobody answers in time."""
+    try:
+        reply = await nc.request(subject, msgspec.json.encode(command), timeout=timeout_s)
+    except nats.errors.NoRespondersError as error:
+        raise Unavailable(f"nobody answers {subject}: that service is not running", retry_after_s=2) from error
+    except (nats.errors.TimeoutError, TimeoutError) as error:
+        raise Unavailable(f"{subject} did not answer within {timeout_s:g} s", retry_after_s=2) from error
+    except nats.errors.Error as error:
+        raise Unavailable(f"the bus is away ({error}); it reconnects by itself", retry_after_s=2) from error
+    kind = reply.headers.get(ERROR_KIND) if reply.headers else None
+    if kind is not None:
+        raise KINDS.get(kind, HerdError)(msgspec.json.decode(reply.data, type=_Refusal).message)
+    return msgspec.json.decode(reply.data, type=reply_type)

@@ -1,0 +1,98 @@
+"""Facts about one llama-server process. Written by: supervisor. Read by: gateway, metrics, ui."""
+
+import msgspec
+
+
+class InstanceBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Fields every instance event carries. (node, model, index) names the instance."""
+
+    node: str
+    model: str
+    index: int = 0
+    """Which replica of the model on this node, from 0."""
+    at_ns: int
+    """Wall-clock time of the fact, Unix nanoseconds, from the writer's clock."""
+
+
+class InstanceStarted(InstanceBase, frozen=True, kw_only=True, tag="instance.started.v1"):
+    """The process was spawned; the model is not loaded yet."""
+
+    pid: int
+    process_started_s: float
+    """The kernel's start time of the process (`psutil.Process.create_time`): with `pid` it is unique."""
+    host: str
+    port: int
+    """Where llama-server will listen."""
+    generation: int
+    """Counts the spawns of this instance from 1; part of its API key (`upstream_key.py`)."""
+    restarts: int = 0
+    """Crashes in a row before this spawn."""
+    path: str = ""
+    """The model file that is being loaded."""
+
+
+class InstanceProgressed(InstanceBase, frozen=True, kw_only=True, tag="instance.progressed.v1"):
+    """Loading went on, as read from llama-server's log. Written at most four times a second."""
+
+    stage: str
+    """`spawn`, `metadata`, `weights`, `context` or `warm-up`."""
+    ratio: float
+    """0 to 1 over all stages."""
+
+
+class InstanceReady(InstanceBase, frozen=True, kw_only=True, tag="instance.ready.v1"):
+    """`GET /health` answered 200 for the first time since the spawn."""
+
+    load_s: float
+    """Seconds from spawn to ready."""
+    slots: int
+    """Parallel sequences (`GET /props`: total_slots)."""
+    context_tokens: int
+    """Context of one slot (`GET /props`: default_generation_settings.n_ctx)."""
+
+
+class InstanceDraining(InstanceBase, frozen=True, kw_only=True, tag="instance.draining.v1"):
+    """No new work; what is in flight finishes."""
+
+    cause: str
+    """Who wanted it: `unload`, `shutdown`, `evicted`."""
+
+
+class InstanceStopping(InstanceBase, frozen=True, kw_only=True, tag="instance.stopping.v1"):
+    """SIGTERM was sent; SIGKILL follows after the stop time-out."""
+
+    cause: str
+
+
+class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exited.v1"):
+    """The process is gone, whether we asked for it or not."""
+
+    exit_code: int | None = None
+    """`None` when a signal ended it or when nobody could wait for it."""
+    signal: str | None = None
+    """Name of the signal that ended it, e.g. `SIGKILL`."""
+    cause: str
+    """`unload`, `shutdown`, `crash`, `unhealthy`, `supervisor_lost`."""
+    last_lines: list[str] = []
+    """The end of its log, oldest first; empty when we asked for the exit."""
+    restart_at_ns: int | None = None
+    """When the next spawn is due; `None` when none is."""
+
+
+class InstanceFailed(InstanceBase, frozen=True, kw_only=True, tag="instance.failed.v1"):
+    """Given up: a command is needed to try again."""
+
+    reason: str
+    """One sentence a person can act on."""
+    last_lines: list[str] = []
+
+
+InstanceEvent = (
+    InstanceStarted
+    | InstanceProgressed
+    | InstanceReady
+    | InstanceDraining
+    | InstanceStopping
+    | InstanceExited
+    | InstanceFailed
+)

@@ -1,0 +1,48 @@
+"""Facts about one model file on one node. Written by: supervisor. Read by: gateway, ui."""
+
+import msgspec
+
+
+class ModelBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Fields every model event carries."""
+
+    node: str
+    model: str
+    """The name clients ask for: the file name without `.gguf`."""
+    at_ns: int
+    """Unix nanoseconds, from the writer's clock."""
+
+
+class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
+    """A readable GGUF file is in the models folder (or has changed)."""
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+    architecture: str = ""
+    """GGUF `general.architecture`."""
+    title: str = ""
+    """GGUF `general.name`."""
+    parameters: int = 0
+    """Number of weights, summed over the tensor table."""
+    context_tokens: int = 0
+    """Training context, GGUF `<arch>.context_length`; 0 when the file does not say."""
+    quantization: str = ""
+    """Name of GGUF `general.file_type`, e.g. `Q8_0`; empty when the file does not say."""
+    chat: bool = False
+    """Whether the file carries a chat template."""
+
+
+class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):
+    """A `.gguf` file that cannot be served."""
+
+    path: str
+    reason: str
+    """One sentence: what is wrong with the file."""
+
+
+class ModelRemoved(ModelBase, frozen=True, kw_only=True, tag="model.removed.v1"):
+    """The file is gone."""
+
+
+ModelEvent = ModelFound | ModelRejected | ModelRemoved

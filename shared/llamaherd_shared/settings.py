@@ -1,0 +1,161 @@
+"""Settings of every service: one `llamaherd.yaml`, overridden by `LLAMAHERD_*` variables, read once at start.
+
+The file's top level holds `CommonSettings`' keys and one mapping per service. An unknown key or a wrong type
+is refused with file, line and column.
+"""
+
+import argparse
+import socket
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import platformdirs
+import yaml
+
+from llamaherd_shared import __version__
+from llamaherd_shared.errors import Rejected
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+SECTIONS: Final = ("gateway", "supervisor", "metrics", "logs", "ui")
+"""Services that own a mapping in the file."""
+
+
+class SettingsError(Rejected):
+    """The configuration cannot be used as it is."""
+
+
+class CommonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every service needs to know."""
+
+    node: str = msgspec.field(default_factory=socket.gethostname)
+    """Name of this host in subjects and pages."""
+    data_dir: Path = msgspec.field(default_factory=lambda: platformdirs.user_data_path("llamaherd"))
+    """Projections, instance logs, the embedded nats-server's store."""
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_seed_file: Path | None = None
+    """File with this service's nkey seed; unset: connect without credentials."""
+    prefix: str = "herd"
+    """First token of every subject, for shared NATS accounts."""
+    secret_file: Path | None = None
+    """File with the herd's secret, from which the API keys of llama-servers derive."""
+    otlp_endpoint: str | None = None
+    """Where traces go (OTLP over HTTP), e.g. `http://127.0.0.1:4318`; unset: nowhere."""
+    log_level: typing.Literal["debug", "info", "warning", "error"] = "info"
+
+
+def load_settings(
+    section_type: type[T], section: str, *, config: Path | None, environ: Mapping[str, str]
+) -> tuple[CommonSettings, T]:
+    """Read the file and the environment into the common settings and one service's section.
+
+    Raises `SettingsError` with one sentence that names file, key, line and column.
+    """
+    document = _Document.load(config)
+    common: dict[str, Any] = {key: value for key, value in document.content.items() if key not in SECTIONS}
+    own = document.content.get(section) or {}
+    if not isinstance(own, dict):
+        raise SettingsError(f"{document.where((section,))}: `{section}` must be a mapping of settings")
+    common |= _from_environment(CommonSettings, "LLAMAHERD_", environ)
+    own = own | _from_environment(section_type, f"LLAMAHERD_{section.upper()}_", environ)
+    return (
+        _convert(common, CommonSettings, document, ()),
+        _convert(own, section_type, document, (section,)),
+    )
+
+
+def _from_environment(type_: type[msgspec.Struct], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Variables that name a field of `type_`; lists and mappings are written as YAML."""
+    found = {}
+    for field in msgspec.structs.fields(type_):
+        text = environ.get(prefix + field.name.upper())
+        if text is None:
+            continue
+        plain = field.type is str or field.type is Path or set(typing.get_args(field.type)) & {str, Path}
+        found[field.name] = text if plain else yaml.safe_load(text)
+    return found
+
+
+def _convert(content: dict[str, Any], type_: type[T], document: "_Document", above: tuple[str, ...]) -> T:
+    known = {field.encode_name for field in msgspec.structs.fields(type_)}
+    for key in content:
+        if key not in known:
+            names = ", ".join(sorted(known | (set(SECTIONS) if not above else set())))
+            path = ".".join((*above, str(key)))
+            raise SettingsError(f"{document.where((*above, key))}: unknown setting `{path}`; known here: {names}")
+    try:
+        return msgspec.convert(content, type_, strict=False, dec_hook=_path_hook)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        keys = (*above, *path.rstrip("`").split(".")) if path else above
+        where = document.where(keys)
+        raise SettingsError(f"{where}: setting `{'.'.join(keys)}`: {message[0].lower()}{message[1:]}") from error
+
+
+def _path_hook(type_: type, value: Any) -> Any:
+    if type_ is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    raise msgspec.ValidationError(f"Expected a {type_.__name__}, got {value!r}")
+
+
+class _Document:
+    """A YAML file and the places of its keys."""
+
+    def __init__(self, path: Path | None, content: dict[str, Any], marks: dict[tuple[str, ...], tuple[int, int]]):
+        self.path, self.content, self.marks = path, content, marks
+
+    @classmethod
+    def load(cls, path: Path | None) -> "_Document":
+        if path is None:
+            return cls(None, {}, {})
+        try:
+            text = path.read_text()
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text) or {}
+        except OSError as error:
+            raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+            raise SettingsError(f"{place}: not valid YAML: {error.problem}") from error
+        if not isinstance(content, dict):
+            raise SettingsError(f"{path}:1:1: expected settings as `key: value`, found a {type(content).__name__}")
+        marks: dict[tuple[str, ...], tuple[int, int]] = {}
+        _collect_marks(root, (), marks)
+        return cls(path, content, marks)
+
+    def where(self, keys: Sequence[Any]) -> str:
+        """`file:line:column` of the deepest of these keys that the file has; else says the environment."""
+        names = tuple(str(key) for key in keys)
+        if names in self.marks:
+            line, column = self.marks[names]
+            return f"{self.path}:{line}:{column}"
+        return f"environment variable LLAMAHERD_{'_'.join(names).upper()}" if names else str(self.path)
+
+
+def _collect_marks(
+    node: yaml.Node | None, above: tuple[str, ...], marks: dict[tuple[str, ...], tuple[int, int]]
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*above, str(key.value))
+            marks[path] = (key.start_mark.line + 1, key.start_mark.column + 1)
+            _collect_marks(value, path, marks)
+
+
+def service_arguments(argv: Sequence[str], service: str, description: str) -> Path | None:
+    """The command line every service shares; returns the configuration file, if one was named."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m llamaherd_{service}",
+        description=description,
+        epilog=f"Every setting is also read from LLAMAHERD_* (common) and LLAMAHERD_{service.upper()}_*.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="llamaherd.yaml; without it, defaults serve")
+    parser.add_argument("--version", action="version", version=f"llamaherd {__version__}")
+    config: Path | None = parser.parse_args(argv).config
+    return config

@@ -1,0 +1,91 @@
+"""Every subject on the bus: its shape, its one writer, its readers. Read this file first.
+
+After the prefix the first token is the kind, because the kind decides retention (`streams.py`).
+One subject per entity: the type of a fact is its tag, not a token.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+_ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")
+_ESCAPED: Final = re.compile(r"=([0-9A-F]{2})")
+
+
+def encode_token(text: str) -> str:
+    """Make any text one legal subject token (NATS ADR-6): other bytes become `=XX`; reversible."""
+    return _ILLEGAL.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode()), text) or "=00"
+
+
+def decode_token(token: str) -> str:
+    """Undo `encode_token`."""
+    if token == "=00":
+        return ""
+    raw = re.sub(rb"=([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), token.encode())
+    return raw.decode("utf-8", "replace")
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """One row of the table of subjects."""
+
+    shape: str
+    writer: str
+    readers: str
+    meaning: str
+
+
+TABLE: Final[tuple[Subject, ...]] = (
+    Subject("ev.instance.<node>.<model>.<index>", "supervisor", "gateway, metrics, ui", "facts about one llama-server"),
+    Subject("ev.model.<node>.<model>", "supervisor", "gateway, ui", "facts about one model file"),
+    Subject("ev.node.<node>", "supervisor", "gateway, ui", "facts about one host"),
+    Subject("req.<node>.<model>.<outcome>", "gateway", "metrics, ui", "one fact per request served; never prompts"),
+    Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
+    Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
+    Subject("presence.<node>.<service>", "every service", "supervisor, ui", "who is alive; expires by itself"),
+    Subject("cmd.supervisor.<node>.<verb>", "gateway, ui", "supervisor", "load, unload: answered at once"),
+    Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),
+    Subject("cmd.logs.<verb>", "ui", "logs", "query"),
+    Subject("live.<subject>", "nats-server", "ui, your subscriber", "every fact and line again, with its sequence"),
+)
+"""All subjects, without the prefix. docs/architecture.md is generated from it."""
+
+
+class Subjects(msgspec.Struct, frozen=True):
+    """Builds subjects. The only place where tokens are joined."""
+
+    prefix: str = "herd"
+
+    def instance(self, node: str, model: str, index: int) -> str:
+        return f"{self.prefix}.ev.instance.{encode_token(node)}.{encode_token(model)}.{index}"
+
+    def model(self, node: str, model: str) -> str:
+        return f"{self.prefix}.ev.model.{encode_token(node)}.{encode_token(model)}"
+
+    def node(self, node: str) -> str:
+        return f"{self.prefix}.ev.node.{encode_token(node)}"
+
+    def request(self, node: str, model: str, outcome: str) -> str:
+        return f"{self.prefix}.req.{encode_token(node)}.{encode_token(model)}.{outcome}"
+
+    def sample(self, node: str, source: str) -> str:
+        return f"{self.prefix}.met.{encode_token(node)}.{encode_token(source)}"
+
+    def log(self, node: str, service: str, unit: str) -> str:
+        return f"{self.prefix}.log.{encode_token(node)}.{encode_token(service)}.{encode_token(unit)}"
+
+    def presence(self, node: str, service: str) -> str:
+        return f"{self.prefix}.presence.{encode_token(node)}.{encode_token(service)}"
+
+    def command(self, service: str, verb: str, *, node: str | None = None) -> str:
+        """A command's subject; with `node`, the service on that host, else any one of them."""
+        where = f".{encode_token(node)}" if node is not None else ""
+        return f"{self.prefix}.cmd.{service}{where}.{verb}"
+
+    def live(self, subject: str) -> str:
+        """Where nats-server repeats what was stored under `subject` (which may end in `>`)."""
+        return f"{self.prefix}.live.{subject.removeprefix(self.prefix + '.')}"
+
+    def all(self, kind: str) -> str:
+        """Every subject of a kind, e.g. `met` -> `herd.met.>`."""
+        return f"{self.prefix}.{kind}.>"

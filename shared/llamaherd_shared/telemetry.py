@@ -1,0 +1,199 @@
+"""Trace ids, and log lines on their way to the bus. structlog renders; the standard library's handlers carry."""
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+import time
+from collections import deque
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from llamaherd_shared.events.line import MAX_BYTES, MAX_LINES, Level, Line, LinePack, encode_lines
+
+if TYPE_CHECKING:
+    from llamaherd_shared.bus import Bus
+
+LINGER_S: Final = 0.05
+"""How long a line waits for company before its pack is sent."""
+SPOOL_LINES: Final = 20_000
+"""Lines kept per source while the bus is away; beyond that the oldest are dropped and counted."""
+
+
+def new_trace_id() -> str:
+    """A random W3C trace id: 32 hex digits."""
+    return secrets.token_hex(16)
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The trace id of a W3C `traceparent`; `None` when there is none or it is malformed."""
+    if traceparent is None or len(traceparent) < 55 or traceparent[2] != "-" or traceparent[35] != "-":
+        return None
+    trace_id = traceparent[3:35]
+    try:
+        return trace_id if int(trace_id, 16) else None
+    except ValueError:
+        return None
+
+
+def make_traceparent(trace_id: str) -> str:
+    """A sampled `traceparent` with a new span id for this trace."""
+    return f"00-{trace_id}-{secrets.token_hex(8)}-01"
+
+
+class LinePublisher:
+    """Packs the lines of one source and offers them to the bus. Never makes its caller wait."""
+
+    def __init__(self, bus: "Bus", *, node: str, service: str, unit: str) -> None:
+        self._bus, self._node, self._service, self._unit = bus, node, service, unit
+        self._subject = bus.subjects.log(node, service, unit)
+        self._spool: deque[Line] = deque()
+        self._next = 0
+        """Number of the next line that comes in."""
+        self._dropped = 0
+        self._boot = secrets.token_hex(4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def offer(self, line: Line) -> None:
+        """Take one line; call from the event loop's thread."""
+        self._spool.append(line)
+        self._next += 1
+        if len(self._spool) > SPOOL_LINES:
+            self._spool.popleft()
+            self._dropped += 1
+        if len(self._spool) >= MAX_LINES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(LINGER_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand over everything that waits; what the bus cannot take yet stays spooled."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._spool:
+            pack = self._pack()
+            accepted = self._bus.offer(
+                self._subject, encode_lines(pack), msg_id=f"{self._boot}:{self._unit}:{pack.first}"
+            )
+            if not accepted:
+                self._timer = self._loop.call_later(1.0, self.flush)
+                return
+            for _ in pack.lines:
+                self._spool.popleft()
+            self._dropped = 0
+
+    def _pack(self) -> LinePack:
+        lines: list[Line] = []
+        size = 0
+        for line in self._spool:
+            size += len(line.text) + 40
+            if lines and (len(lines) == MAX_LINES or size > MAX_BYTES):
+                break
+            lines.append(line)
+        first = self._next - len(self._spool)
+        return LinePack(
+            node=self._node, service=self._service, unit=self._unit, first=first, dropped=self._dropped, lines=lines
+        )
+
+
+class LineHandler(logging.Handler):
+    """Turns log records into lines; records from other threads are handed to the loop."""
+
+    def __init__(self, publisher: LinePublisher, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._publisher, self._loop = publisher, loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        line = Line(
+            at_ns=int(record.created * 1e9),
+            level=level_of(record.levelno),
+            text=text[:MAX_BYTES],
+            trace_id=str(getattr(record, "trace_id", "")),
+        )
+        if self._loop.is_closed():
+            return
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            self._publisher.offer(line)
+        else:
+            self._loop.call_soon_threadsafe(self._publisher.offer, line)
+
+    def close_lines(self) -> None:
+        """Hand the last lines over and take no more."""
+        logging.getLogger().removeHandler(self)
+        self._publisher.flush()
+
+
+def level_of(number: int) -> Level:
+    """The level of a standard library level number."""
+    if number >= logging.ERROR:
+        return "error"
+    if number >= logging.WARNING:
+        return "warning"
+    return "info" if number >= logging.INFO else "debug"
+
+
+def configure_logging(service: str, level: str) -> None:
+    """Send structlog and the standard library's loggers to stderr, one readable line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_StderrFormatter(service))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("httpx", "httpcore", "nats", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info, _render],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def publish_logging(publisher: LinePublisher, loop: asyncio.AbstractEventLoop) -> LineHandler:
+    """From now on every log record goes to the bus as well; remove the handler before the bus closes."""
+    handler = LineHandler(publisher, loop)
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """`sentence key=value ...`: readable for people, searchable by word."""
+    text = str(event.pop("event", ""))
+    exception = event.pop("exception", None)
+    pairs = " ".join(f"{key}={value}" for key, value in event.items())
+    line = f"{text} {pairs}".rstrip()
+    return f"{line}\n{exception}" if exception else line
+
+
+class _StderrFormatter(logging.Formatter):
+    def __init__(self, service: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {service}[{os.getpid()}] %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+
+    converter = staticmethod(time.gmtime)
+
+
+def setup_tracing(service: str, endpoint: str | None) -> None:
+    """Export spans over OTLP/HTTP when an endpoint is set; the SDK is imported only then (10 MB)."""
+    if endpoint is None:
+        return
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": f"llamaherd-{service}"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")))
+    trace.set_tracer_provider(provider)
