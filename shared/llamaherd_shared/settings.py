@@ -6,6 +6,7 @@ is refused with file, line and column.
 
 import argparse
 import socket
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,9 +75,14 @@ def _from_environment(type_: type[msgspec.Struct], prefix: str, environ: Mapping
         text = environ.get(prefix + field.name.upper())
         if text is None:
             continue
-        plain = field.type is str or field.type is Path or set(typing.get_args(field.type)) & {str, Path}
-        found[field.name] = text if plain else yaml.safe_load(text)
+        found[field.name] = text if _is_text(field.type) else yaml.safe_load(text)
     return found
+
+
+def _is_text(type_: Any) -> bool:
+    """Whether a value of this type is written as it is: text and paths, also where `None` is allowed."""
+    choices = typing.get_args(type_) if isinstance(type_, types.UnionType) else (type_,)
+    return bool({str, Path} & {choice for choice in choices if isinstance(choice, type)})
 
 
 def _convert(content: dict[str, Any], type_: type[T], document: "_Document", above: tuple[str, ...]) -> T:

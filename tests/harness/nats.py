@@ -37,10 +37,10 @@ class NatsServer:
         config = self.folder / "nats.conf"
         config.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\nports_file_dir: "{self.folder}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: always, max_file: 20GB }}\n{self._extra}\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: always, max_file: 100GB }}\n{self._extra}\n'
         )
-        log = (self.folder / "nats.log").open("ab")
-        self.process = subprocess.Popen([find_nats_server(), "-c", str(config)], stdout=log, stderr=log)
+        with (self.folder / "nats.log").open("ab") as log:
+            self.process = subprocess.Popen([find_nats_server(), "-c", str(config)], stdout=log, stderr=log)
         ports = self.folder / f"nats-server_{self.process.pid}.ports"
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:

@@ -19,7 +19,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from llamaherd_shared.bus import layout, reader, requests
+from llamaherd_shared.bus import layout, reader, requests, wire
 from llamaherd_shared.bus.publisher import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID, Publisher, WrongSequence
 from llamaherd_shared.bus.recorded import Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
@@ -255,7 +255,9 @@ class Bus:
             at_ns = _parse_stamp(headers.get("Nats-Time-Stamp", "")) or 0
             seen(Recorded(stream, sequence, at_ns, msg.subject, msg.data, 0, msg.headers))
 
-        return Watch(await self._nc.subscribe(subject, cb=on_message))
+        watch = Watch(await self._nc.subscribe(subject, cb=on_message))
+        await wire.barrier(self._nc)
+        return watch
 
     async def beat(self, subject: str, payload: bytes, ttl_s: int) -> None:
         """Say that we are alive; forgotten after `ttl_s`. A beat that is lost is not repeated."""

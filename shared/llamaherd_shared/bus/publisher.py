@@ -16,6 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from llamaherd_shared.bus import wire
 from llamaherd_shared.errors import Conflict, HerdError
 
 WINDOW: Final = 512
@@ -138,8 +139,8 @@ class Publisher:
         entry.sent += 1
         try:
             # A fresh dict each time: nats-py writes into the one it is given.
-            await self._nc.publish(
-                entry.subject, entry.payload, reply=f"{self._inbox}.{token}", headers=dict(entry.headers)
+            await wire.publish(
+                self._nc, entry.subject, entry.payload, reply=f"{self._inbox}.{token}", headers=dict(entry.headers)
             )
         except nats.errors.MaxPayloadError:
             self._finish(token, entry)

@@ -20,6 +20,7 @@ from nats.js import api
 from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
+from llamaherd_shared.bus import wire
 from llamaherd_shared.bus.recorded import Recorded, parse_ack_reply
 
 BATCH: Final = 500
@@ -137,7 +138,7 @@ class _Consumer:
             "idle_heartbeat": int(HEARTBEAT_S * 1e9),
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
-        await self._nc.publish(subject, json.dumps(wish).encode(), reply=f"{self._inbox}.{token}")
+        await wire.publish(self._nc, subject, json.dumps(wish).encode(), reply=f"{self._inbox}.{token}")
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard_at = time.monotonic()

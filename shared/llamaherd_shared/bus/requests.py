@@ -4,6 +4,7 @@ A refusal crosses the bus as the error's kind and sentence in the headers and is
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -14,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from llamaherd_shared.bus import wire
 from llamaherd_shared.errors import KINDS, HerdError, Rejected, Unavailable
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -38,6 +40,7 @@ class Served:
 
     async def open(self, subject: str, queue: str) -> None:
         self._subscription = await self._nc.subscribe(subject, queue=queue, cb=self._on_request)
+        await wire.barrier(self._nc)
 
     async def _on_request(self, msg: Msg) -> None:
         # nats-py runs the callbacks of one subscription one after the other: a task each lets them overlap.
@@ -51,8 +54,10 @@ class Served:
 
     async def drain(self) -> None:
         """Take no more; finish what is being answered."""
-        if self._subscription is not None and not self._nc.is_closed:
-            await self._subscription.unsubscribe()
+        if self._subscription is not None and self._nc.is_connected:
+            # Not `unsubscribe`: what nats-server sent before it heard of that would never be answered.
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await self._subscription.drain()
         await asyncio.gather(*self._running, return_exceptions=True)
 
 

@@ -1,0 +1,29 @@
+"""The one way our code publishes through nats-py: with cancellation that works."""
+
+import asyncio
+
+from nats.aio.client import Client
+
+
+async def publish(
+    nc: Client, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+) -> None:
+    """Publish without acknowledgement. Raises `CancelledError` when the task was cancelled meanwhile.
+
+    nats-py 2.16 swallows a cancellation that hits inside its flush (`_flush_pending`); without this check a
+    cancelled task would go on for ever.
+    """
+    await nc.publish(subject, payload, reply=reply, headers=headers)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def barrier(nc: Client) -> None:
+    """Return once nats-server has acted on everything published and subscribed so far.
+
+    In nats-py 2.16 `flush()` alone is none: its PING can overtake a queued SUB (12 of 300 requests found
+    nobody subscribed; 0 of 300 with the turn of the loop in between).
+    """
+    await asyncio.sleep(0)
+    await nc.flush()

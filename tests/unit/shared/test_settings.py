@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from llamaherd_shared.settings import SettingsError, load_settings
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    port: int = 8080
+    wait_s: float = 5.0
+    names: list[str] = []
+    folder: Path | None = None
+
+
+def read(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> tuple[object, Gateway]:
+    config = tmp_path / "llamaherd.yaml"
+    config.write_text(text)
+    return load_settings(Gateway, "gateway", config=config, environ=environ or {})
+
+
+def test_without_file_and_environment_the_defaults_serve() -> None:
+    common, own = load_settings(Gateway, "gateway", config=None, environ={})
+
+    assert own == Gateway()
+    assert common.node
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    _, own = read(
+        tmp_path,
+        "gateway:\n  port: 1\n  wait_s: 2\n",
+        {"LLAMAHERD_GATEWAY_PORT": "3", "LLAMAHERD_GATEWAY_NAMES": "[a, b]", "LLAMAHERD_GATEWAY_FOLDER": "~/x"},
+    )
+
+    assert own == Gateway(port=3, wait_s=2.0, names=["a", "b"], folder=Path("~/x").expanduser())
+
+
+def test_sections_of_other_services_are_left_to_them(tmp_path: Path) -> None:
+    _, own = read(tmp_path, "supervisor: {whatever: 1}\n")
+
+    assert own == Gateway()
+
+
+def test_an_unknown_key_is_named_with_file_line_and_column(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:3:3: unknown setting `gateway\.prot`; known here: .*port"):
+        read(tmp_path, "node: n\ngateway:\n  prot: 1\n")
+    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:1:1: unknown setting `nodes`"):
+        read(tmp_path, "nodes: n\n")
+
+
+def test_a_wrong_type_is_named_with_file_line_and_column(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:2:3: setting `gateway\.port`: expected `int`, got `str`"):
+        read(tmp_path, "gateway:\n  port: many\n")
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="environment variable LLAMAHERD_GATEWAY_PORT"):
+        read(tmp_path, "", {"LLAMAHERD_GATEWAY_PORT": "many"})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("gateway: [", r"llamaherd\.yaml:\d+:\d+: not valid YAML"),
+        ("- a\n", r"llamaherd\.yaml:1:1: expected settings as `key: value`"),
+        ("gateway: 5\n", r"llamaherd\.yaml:1:1: `gateway` must be a mapping"),
+    ],
+)
+def test_a_file_that_is_no_configuration_says_where(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(SettingsError, match="cannot read the configuration missing.yaml: No such file"):
+        load_settings(Gateway, "gateway", config=Path("missing.yaml"), environ={})
