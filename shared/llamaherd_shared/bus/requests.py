@@ -57,7 +57,7 @@ class Served:
         if self._subscription is not None and self._nc.is_connected:
             # Not `unsubscribe`: what nats-server sent before it heard of that would never be answered.
             with contextlib.suppress(nats.errors.Error, TimeoutError):
-                await self._subscription.drain()
+                await self._subscription.drain()  # type: ignore[no-untyped-call]
         await asyncio.gather(*self._running, return_exceptions=True)
 
 

