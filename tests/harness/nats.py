@@ -22,10 +22,11 @@ def find_nats_server() -> str:
 class NatsServer:
     """Starts on a random port and keeps that port over restarts."""
 
-    def __init__(self, folder: Path, *, extra: str = "") -> None:
+    def __init__(self, folder: Path, *, extra: str = "", sync: str = "always") -> None:
         self.folder = folder
         self.port = -1
         self._extra = extra
+        self._sync = sync
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -37,7 +38,7 @@ class NatsServer:
         config = self.folder / "nats.conf"
         config.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\nports_file_dir: "{self.folder}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: always, max_file: 100GB }}\n{self._extra}\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: {self._sync}, max_file: 100GB }}\n{self._extra}\n'
         )
         with (self.folder / "nats.log").open("ab") as log:
             self.process = subprocess.Popen([find_nats_server(), "-c", str(config)], stdout=log, stderr=log)

@@ -1,0 +1,305 @@
+"""A real gateway process on a real nats-server, and a herd for it to find: fake llama-servers, facts written by hand.
+
+`Herd` writes what a supervisor would write and answers `load` as one would; how it does so is up to the test.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from harness.deadline import until, wait_until
+
+from llamaherd_shared.bus import Bus
+from llamaherd_shared.commands import Accepted, LoadModel
+from llamaherd_shared.events import decode_event
+from llamaherd_shared.events.instance import (
+    InstanceExited,
+    InstanceFailed,
+    InstanceProgressed,
+    InstanceReady,
+    InstanceStarted,
+)
+from llamaherd_shared.events.model import ModelFound, ModelRejected
+from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.request import RequestFinished
+from llamaherd_shared.service import new_id
+from llamaherd_shared.streams import REQUESTS
+from llamaherd_shared.subjects import Subjects
+from llamaherd_shared.upstream_key import upstream_key
+
+SECRET = b"a secret for tests"
+NODE = "test.node"
+FAKE_LLAMA_SERVER = Path(__file__).with_name("fake_llama_server.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class GatewayProcess:
+    """`python -m llamaherd_gateway`, with its output kept."""
+
+    def __init__(self, folder: Path, nats_url: str, **settings: Any) -> None:
+        self.folder, self.port = folder, free_port()
+        self.log = folder / "gateway.log"
+        folder.mkdir(parents=True, exist_ok=True)
+        secret = folder / "secret"
+        secret.write_bytes(SECRET)
+        variables = {
+            "LLAMAHERD_NODE": NODE,
+            "LLAMAHERD_DATA_DIR": str(folder),
+            "LLAMAHERD_NATS_URL": nats_url,
+            "LLAMAHERD_SECRET_FILE": str(secret),
+            "LLAMAHERD_GATEWAY_PORT": str(self.port),
+        }
+        variables |= {f"LLAMAHERD_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+        self._environment = os.environ | variables
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *, wait_ready: bool = True) -> "GatewayProcess":
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "llamaherd_gateway"]
+            self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        if wait_ready:
+            wait_until(self._is_ready, within_s=20, what="the gateway is ready")
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the gateway ended:\n{self.log.read_text()[-3000:]}")
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self, *, within_s: float = 15.0) -> float:
+        """SIGTERM; returns how many seconds the stop took."""
+        assert self.process is not None
+        began = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(within_s)
+        return time.monotonic() - began
+
+    def rss_bytes(self) -> int:
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Herd:
+    """One node with models. Open it with `open_herd`."""
+
+    def __init__(self, bus: Bus, folder: Path, gateway: "GatewayProcess | None") -> None:
+        self.bus, self.folder, self.gateway = bus, folder, gateway
+        self.loads: list[str] = []
+        """Every load that was asked for."""
+        self.on_load: Callable[[str], Awaitable[None]] = self._start_quietly
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.ports: dict[str, int] = {}
+        self._generations: dict[str, int] = {}
+        self._sequences: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def append(self, event: Any) -> int:
+        match event:
+            case NodeJoined() | NodeLeft():
+                subject = self.bus.subjects.node(event.node)
+            case ModelFound() | ModelRejected():
+                subject = self.bus.subjects.model(event.node, event.model)
+            case _:
+                subject = self.bus.subjects.instance(event.node, event.model, event.index)
+        sequence = await self.bus.append(subject, event, msg_id=new_id())
+        if hasattr(event, "model"):
+            self._sequences[event.model] = sequence
+        return sequence
+
+    async def add_model(self, model: str, **switches: Any) -> None:
+        """A model file on disk, as a supervisor finds it; returns when the gateway knows it.
+
+        Switches: `fake_llama_server.Switches`.
+        """
+        path = self.folder / f"{model}.gguf"
+        path.touch()
+        if switches:
+            self.switch(model, **switches)
+        await self.append(
+            ModelFound(
+                node=NODE,
+                model=model,
+                at_ns=time.time_ns(),
+                path=str(path),
+                size_bytes=1,
+                modified_ns=10**18,
+                chat=True,
+            )
+        )
+        if self.gateway is not None:
+            async with httpx.AsyncClient() as client:
+                url = f"{self.gateway.url}/v1/models/{model}"
+                deadline = time.monotonic() + 10
+                while (await client.get(url)).status_code != 200:
+                    assert time.monotonic() < deadline, f"the gateway does not see {model}"
+                    await asyncio.sleep(0.01)
+
+    def switch(self, model: str, **switches: Any) -> None:
+        part = self.folder / f"{model}.part"
+        part.write_text(json.dumps(switches))
+        part.replace(self.folder / f"{model}.gguf.fake.json")
+
+    async def spawn(self, model: str, *, slots: int = 4, port: int | None = None) -> int:
+        """Start the process and say so; returns the port."""
+        generation = self._generations[model] = self._generations.get(model, 0) + 1
+        port = self.ports[model] = port or free_port()
+        key = upstream_key(SECRET, node=NODE, model=model, index=0, generation=generation)
+        command = [sys.executable, "-I", "-S", str(FAKE_LLAMA_SERVER), "-m", str(self.folder / f"{model}.gguf")]
+        command += ["--port", str(port), "--alias", model, "--api-key", key, "--parallel", str(slots)]
+        with (self.folder / f"{model}.log").open("ab") as log:
+            process = self.processes[model] = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        await self.append(
+            InstanceStarted(
+                node=NODE,
+                model=model,
+                at_ns=time.time_ns(),
+                pid=process.pid,
+                process_started_s=time.time(),
+                host="127.0.0.1",
+                port=port,
+                generation=generation,
+            )
+        )
+        return port
+
+    async def start(self, model: str, *, slots: int = 4) -> None:
+        """Spawn, wait until healthy, say that it is ready."""
+        port = await self.spawn(model, slots=slots)
+        async with httpx.AsyncClient() as client:
+            deadline = time.monotonic() + 15
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200:
+                        break
+                assert time.monotonic() < deadline, (self.folder / f"{model}.log").read_text()[-2000:]
+                await asyncio.sleep(0.02)
+        await self.say_ready(model, slots=slots)
+
+    async def say_ready(self, model: str, *, slots: int = 4) -> None:
+        ready = InstanceReady(node=NODE, model=model, at_ns=time.time_ns(), load_s=0.1, slots=slots, context_tokens=512)
+        await self.append(ready)
+
+    async def say_progress(self, model: str, ratio: float) -> None:
+        await self.append(
+            InstanceProgressed(node=NODE, model=model, at_ns=time.time_ns(), stage="weights", ratio=ratio)
+        )
+
+    async def say_exited(self, model: str, **fields: Any) -> None:
+        values = {"cause": "crash", "signal": "SIGKILL"} | fields
+        await self.append(InstanceExited(node=NODE, model=model, at_ns=time.time_ns(), **values))
+
+    async def say_failed(self, model: str, reason: str, last_lines: list[str]) -> None:
+        await self.append(
+            InstanceFailed(node=NODE, model=model, at_ns=time.time_ns(), reason=reason, last_lines=last_lines)
+        )
+
+    async def kill(self, model: str) -> None:
+        """kill -9; says nothing."""
+        process = self.processes[model]
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+    async def add_ready_model(self, model: str, *, slots: int = 4, **switches: Any) -> None:
+        await self.add_model(model, **switches)
+        await self.start(model, slots=slots)
+
+    async def state(self, model: str) -> dict[str, Any]:
+        """What the fake llama-server has seen."""
+        async with httpx.AsyncClient() as client:
+            answer: dict[str, Any] = (await client.get(f"http://127.0.0.1:{self.ports[model]}/fake/state")).json()
+            return answer
+
+    async def finished(self, count: int, *, model: str, within_s: float = 10.0) -> list[RequestFinished]:
+        """The first `count` events of requests for `model`; fails when there are not as many, or more."""
+        found: list[RequestFinished] = []
+
+        async def collect() -> None:
+            async for batch in self.bus.read(REQUESTS, after=0):
+                events = [decode_event(recorded.data) for recorded in batch]
+                found.extend(event for event in events if isinstance(event, RequestFinished) and event.model == model)
+
+        collecting = asyncio.create_task(collect())
+        try:
+            await until(lambda: len(found) >= count, within_s=within_s, what=f"{count} events of {model}")
+        finally:
+            collecting.cancel()
+            await asyncio.gather(collecting, return_exceptions=True)
+        assert len(found) == count, found
+        return found
+
+    async def answer_load(self, command: LoadModel) -> Accepted:
+        self.loads.append(command.model)
+        accepted = Accepted(
+            node=NODE, model=command.model, state="stopped", sequence=self._sequences.get(command.model, 0)
+        )
+        self._tasks.append(asyncio.create_task(self._on_load(command.model)))
+        return accepted
+
+    async def _on_load(self, model: str) -> None:
+        await self.on_load(model)
+
+    async def _start_quietly(self, model: str) -> None:
+        process = self.processes.get(model)
+        if process is None or process.returncode is not None:
+            await self.start(model)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for model in self.processes:
+            await self.kill(model)
+
+
+@contextlib.asynccontextmanager
+async def open_herd(nats_url: str, gateway: GatewayProcess | None = None) -> AsyncIterator[Herd]:
+    """Join as a node, answer `load`; on the way out every process is ended and said to be gone."""
+    bus = await Bus.connect(nats_url, service="test", subjects=Subjects(), timeout_s=10)
+    await bus.ensure_streams()
+    with tempfile.TemporaryDirectory() as folder:
+        herd = Herd(bus, Path(folder), gateway)
+        await herd.append(
+            NodeJoined(
+                node=NODE, at_ns=time.time_ns(), version="0", cpus=1, memory_bytes=1, models_dir=folder, llama_server=""
+            )
+        )
+        served = await bus.serve(bus.subjects.command("supervisor", "load", node=NODE), LoadModel, herd.answer_load)
+        try:
+            yield herd
+        finally:
+            await served.drain()
+            await herd.close()
+            await bus.close()

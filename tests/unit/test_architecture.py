@@ -1,0 +1,74 @@
+"""Who may import what. Reads syntax trees; imports nothing of ours."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {
+    "llamaherd_shared": ROOT / "shared",
+    "llamaherd": ROOT / "llamaherd",
+    **{f"llamaherd_{path.name}": path for path in (ROOT / "services").iterdir() if path.is_dir()},
+}
+MODULES = sorted(
+    (package, path) for package, folder in FOLDERS.items() for path in (folder / package).rglob("*.py")
+)
+
+SHELL = {
+    "__main__", "api", "app", "bus", "docs", "edge", "exchange", "gguf_file", "handlers", "host", "loading", "models",
+    "nvml", "process", "relay", "settings", "store", "tail", "telemetry", "upstream",
+}  # fmt: skip
+"""File names allowed to touch the outside world, wherever they stand. Every other module is core."""
+
+SHELL_FOLDERS = {"bus", "cli", "launcher"}
+"""Packages that are adapters as a whole."""
+
+SHELL_PATHS = {"llamaherd_shared/projection.py", "llamaherd_shared/service.py", "llamaherd/client.py", "llamaherd/console.py"}
+
+IO = {
+    "asyncio", "httpx", "litestar", "nats", "opentelemetry", "os", "psutil", "pynvml", "random",
+    "secrets", "signal", "socket", "sqlite3", "sqlite_utils", "subprocess", "threading", "time", "uuid", "uvicorn",
+}  # fmt: skip
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: use absolute imports"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_shell(path: Path) -> bool:
+    inside = path.relative_to(ROOT).as_posix()
+    return (
+        path.stem in SHELL
+        or bool(SHELL_FOLDERS & set(path.parent.parts[len(ROOT.parts) :]))
+        or any(inside.endswith(shell) for shell in SHELL_PATHS)
+    )
+
+
+@pytest.mark.parametrize(("package", "path"), MODULES, ids=lambda value: getattr(value, "stem", value))
+def test_module_imports_only_what_its_place_allows(package: str, path: Path) -> None:
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in FOLDERS and top not in {package, "llamaherd_shared"}:
+            assert package == "llamaherd", f"{path}: {name} belongs to a sibling service"
+            assert name.split(".")[1] == "settings", f"{path}: the launcher may read settings, not {name}"
+        if package == "llamaherd_shared":
+            assert top not in FOLDERS or top == package, f"{path}: shared imports no service"
+        if top == "nats":
+            assert package == "llamaherd_shared", f"{path}: only the bus speaks to nats"
+            assert path.parent.name == "bus", f"{path}: only the bus speaks to nats"
+        if not is_shell(path):
+            assert top not in IO, f"{path}: {name} is I/O in a core module"
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_module_is_named_for_nothing(package: str) -> None:
+    names = {path.stem for path in (FOLDERS[package] / package).rglob("*.py")}
+
+    assert not names & {"utils", "util", "helpers", "common", "manager", "misc"}
