@@ -87,3 +87,8 @@ STREAMS: Final[tuple[Stream, ...]] = (
     ),
 )
 """All streams. docs/architecture.md is generated from it."""
+
+
+def stream_name(name: str, prefix: str) -> str:
+    """The real name under a prefix: other herds have other streams; `HERD_EVENTS` under `lab` is `LAB_EVENTS`."""
+    return name if prefix == "herd" else name.replace("HERD", prefix.upper().replace(".", "-"), 1)

@@ -10,19 +10,21 @@ from typing import Final
 import msgspec
 
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")
-_ESCAPED: Final = re.compile(r"=([0-9A-F]{2})")
+_ESCAPED: Final = re.compile(rb"=([0-9A-F]{2})")
+_EMPTY: Final = "="
+"""No text gives a lone `=`, so it can stand for the empty one."""
 
 
 def encode_token(text: str) -> str:
     """Make any text one legal subject token (NATS ADR-6): other bytes become `=XX`; reversible."""
-    return _ILLEGAL.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode()), text) or "=00"
+    return _ILLEGAL.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode()), text) or _EMPTY
 
 
 def decode_token(token: str) -> str:
     """Undo `encode_token`."""
-    if token == "=00":
+    if token == _EMPTY:
         return ""
-    raw = re.sub(rb"=([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), token.encode())
+    raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), token.encode())
     return raw.decode("utf-8", "replace")
 
 
@@ -42,8 +44,10 @@ TABLE: Final[tuple[Subject, ...]] = (
     Subject("req.<node>.<model>.<outcome>", "gateway", "metrics, ui", "one fact per request served; never prompts"),
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
-    Subject("presence.<node>.<service>", "every service", "supervisor, ui", "who is alive; expires by itself"),
-    Subject("cmd.supervisor.<node>.<verb>", "gateway, ui", "supervisor", "load, unload: answered at once"),
+    Subject("presence.<node>.<service>", "every service", "supervisor, metrics, ui", "who is alive; expires by itself"),
+    Subject(
+        "cmd.supervisor.<node>.<verb>", "gateway, supervisor, ui", "supervisor", "load, unload, whois: answered at once"
+    ),
     Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),
     Subject("cmd.logs.<verb>", "ui", "logs", "query"),
     Subject("live.<subject>", "nats-server", "ui, your subscriber", "every fact and line again, with its sequence"),

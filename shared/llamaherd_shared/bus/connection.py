@@ -24,7 +24,7 @@ from llamaherd_shared.bus.publisher import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID
 from llamaherd_shared.bus.recorded import Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import Event, encode_event
-from llamaherd_shared.streams import EVENTS, PRESENCE, STREAMS, Stream
+from llamaherd_shared.streams import EVENTS, PRESENCE, STREAMS, Stream, stream_name
 from llamaherd_shared.subjects import Subjects
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -161,7 +161,7 @@ class Bus:
 
     def stream(self, name: str) -> str:
         """The real name of a stream under this bus's prefix."""
-        return layout.stream_name(name, self.subjects.prefix)
+        return stream_name(name, self.subjects.prefix)
 
     async def ensure_streams(self, streams: Sequence[Stream] = STREAMS) -> None:
         """Create or update the streams; waits for a server that has just started."""
@@ -212,7 +212,9 @@ class Bus:
         try:
             state = await self._js.stream_info(self.stream(stream))
         except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+            wire.heed_cancellation()
             raise Unavailable(f"stream {stream} cannot be asked: {error}") from error
+        wire.heed_cancellation()
         created = state.created.isoformat() if state.created else ""
         return StreamHead(stream, created, state.state.first_seq, state.state.last_seq)
 
@@ -263,6 +265,7 @@ class Bus:
         """Say that we are alive; forgotten after `ttl_s`. A beat that is lost is not repeated."""
         with contextlib.suppress(nats.errors.Error, JetStreamError, TimeoutError):
             await self._js.publish(subject, payload, timeout=2, stream=self.stream(PRESENCE), msg_ttl=ttl_s)
+        wire.heed_cancellation()
 
     async def withdraw(self, subject: str) -> None:
         """Take back the last beat: say at once that we are gone."""
@@ -275,7 +278,8 @@ class Bus:
         if self._nc.is_connected:
             await self._publisher.drain(DRAIN_S)
         await self._publisher.close()
-        with contextlib.suppress(nats.errors.Error):
+        # uvloop raises RuntimeError when nats-py flushes into a socket that nats-server has just closed.
+        with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
             await self._nc.close()
 
     async def _store(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
@@ -294,6 +298,7 @@ class Bus:
             except (nats.errors.Error, JetStreamError, TimeoutError) as error:
                 if self._nc.is_closed:
                     raise BusClosed("the connection to the bus is closed") from error
+                wire.heed_cancellation()
                 await asyncio.sleep(RECONNECT_WAIT_S)
             else:
                 return int(found.seq or 0), str((found.headers or {}).get(MESSAGE_ID, ""))

@@ -7,7 +7,7 @@ from nats.js import api
 from nats.js.client import JetStreamContext
 from nats.js.errors import BadRequestError, NotFoundError
 
-from llamaherd_shared.streams import Stream
+from llamaherd_shared.streams import Stream, stream_name
 
 NAME_IN_USE: Final = 10058
 
@@ -41,11 +41,6 @@ def stream_config(stream: Stream, prefix: str) -> api.StreamConfig:
         config.subject_delete_marker_ttl = 60
         config.allow_rollup_hdrs = True
     return config
-
-
-def stream_name(name: str, prefix: str) -> str:
-    """Streams of another prefix are other streams: `HERD_EVENTS` under `lab` is `LAB_EVENTS`."""
-    return name if prefix == "herd" else name.replace("HERD", prefix.upper().replace(".", "-"), 1)
 
 
 async def ensure_streams(js: JetStreamContext, streams: Sequence[Stream], prefix: str) -> list[str]:

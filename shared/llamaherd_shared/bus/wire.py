@@ -8,12 +8,17 @@ from nats.aio.client import Client
 async def publish(
     nc: Client, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
 ) -> None:
-    """Publish without acknowledgement. Raises `CancelledError` when the task was cancelled meanwhile.
+    """Publish without acknowledgement. Raises `CancelledError` when the task was cancelled meanwhile."""
+    await nc.publish(subject, payload, reply=reply, headers=headers)
+    heed_cancellation()
+
+
+def heed_cancellation() -> None:
+    """Raise `CancelledError` if the running task was cancelled: call it after nats-py has had the word.
 
     nats-py 2.16 swallows a cancellation that hits inside its flush (`_flush_pending`); without this check a
-    cancelled task would go on for ever.
+    cancelled loop would go on for ever.
     """
-    await nc.publish(subject, payload, reply=reply, headers=headers)
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

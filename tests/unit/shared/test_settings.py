@@ -43,7 +43,9 @@ def test_sections_of_other_services_are_left_to_them(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_is_named_with_file_line_and_column(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:3:3: unknown setting `gateway\.prot`; known here: .*port"):
+    with pytest.raises(
+        SettingsError, match=r"llamaherd\.yaml:3:3: unknown setting `gateway\.prot`; known here: .*port"
+    ):
         read(tmp_path, "node: n\ngateway:\n  prot: 1\n")
     with pytest.raises(SettingsError, match=r"llamaherd\.yaml:1:1: unknown setting `nodes`"):
         read(tmp_path, "nodes: n\n")
@@ -73,5 +75,5 @@ def test_a_file_that_is_no_configuration_says_where(tmp_path: Path, text: str, s
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(SettingsError, match="cannot read the configuration missing.yaml: No such file"):
+    with pytest.raises(SettingsError, match=r"cannot read the configuration missing\.yaml: No such file"):
         load_settings(Gateway, "gateway", config=Path("missing.yaml"), environ={})
