@@ -558,7 +558,8 @@ async def serve(state: State) -> int:
     loop.add_signal_handler(signal.SIGINT, end, 0, "operator(): cleaning up before exit...")
     loop.call_later(state.switches.max_life_s, end, 3, "lived long enough")
     if state.switches.exit_after_s is not None:
-        loop.call_later(state.switches.exit_after_s, end, state.switches.exit_code, "told to exit")
+        # At once, like a crash: an interpreter that shuts down would refuse connections for a while before.
+        loop.call_later(state.switches.exit_after_s, os._exit, state.switches.exit_code)
     server = await loop.create_server(Server(state).protocol, state.host, state.port, backlog=512)
     log("I", f"srv  llama_server: listening on http://{state.host}:{state.port}")
     log("I", f"srv    load_model: loading model '{state.model_path}'")

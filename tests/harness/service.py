@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from harness.deadline import until
 from harness.nats import NatsServer
-
 from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.events.presence import Presence
 

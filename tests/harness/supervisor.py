@@ -34,8 +34,8 @@ QUICK: dict[str, Any] = {
     "max_crashes": 3,
     "stop_timeout_s": 1.0,
     "drain_timeout_s": 3.0,
-    "probe_interval_s": 0.1,
-    "probe_timeout_s": 0.4,
+    "probe_interval_s": 0.2,
+    "probe_timeout_s": 1.0,
 }
 """Settings that make a test fast; what they mean does not change."""
 

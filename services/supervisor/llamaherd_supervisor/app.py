@@ -1,0 +1,268 @@
+"""Composition root of the supervisor: what is started in which order, and how it ends."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import psutil
+
+from llamaherd_shared import __version__
+from llamaherd_shared.bus.requests import Served
+from llamaherd_shared.commands import LoadModel, UnloadModel
+from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.events import decode_event
+from llamaherd_shared.events.model import ModelEvent, ModelRejected, ModelRemoved
+from llamaherd_shared.events.model import ModelFound as Found
+from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.projection import Follower, Source
+from llamaherd_shared.service import Service
+from llamaherd_shared.streams import EVENTS
+from llamaherd_supervisor import models, reconcile, store
+from llamaherd_supervisor.handlers import Commands, Here, Journal, Owner, SecondSupervisor, Whois, Workplace
+from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Vitals, Wanted, evolve, observe
+from llamaherd_supervisor.models import Sighting
+from llamaherd_supervisor.process import find_leftovers, kill_leftovers
+from llamaherd_supervisor.projection import Known
+from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
+
+_WHOIS_S = 1.0
+_KILL_LEFTOVERS_S = 5.0
+_FLUSH_S = 5.0
+_CANCEL_AGAIN_S = 0.1
+_STOP_MARGIN_S = 5.0
+"""Beyond drain and stop time-outs, before the rest is killed without further ado."""
+_UNWANTED = Wanted(wanted=False)
+
+
+async def run(service: Service, settings: SupervisorSettings, environment: Mapping[str, str]) -> None:
+    """Supervise until asked to stop; then leave no process behind."""
+    await refuse_second(service)
+    lock = store.lock_data_dir(service.common.data_dir)
+    try:
+        await Supervisor(service, settings, environment).run()
+    finally:
+        os.close(lock)
+
+
+async def refuse_second(service: Service) -> None:
+    """Two supervisors of one name would kill each other's instances: the second one leaves.
+
+    When there is none, nats-server says so at once; the lock of the data folder catches one that is not on the bus.
+    """
+    node = service.common.node
+    subject = service.bus.subjects.command("supervisor", "whois", node=node)
+    with contextlib.suppress(Unavailable):
+        here = await service.bus.request(subject, Whois(), Here, timeout_s=_WHOIS_S)
+        raise SecondSupervisor(
+            f"node {node} already has a supervisor (process {here.pid}, data folder {here.data_dir}):"
+            " give each host its own name (`node`)"
+        )
+
+
+async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancel until they are done: nats-py swallows a cancellation that meets it while it flushes."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        done, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+        await asyncio.gather(*done, return_exceptions=True)
+
+
+class Supervisor:
+    """The instances and models of one node."""
+
+    def __init__(self, service: Service, settings: SupervisorSettings, environment: Mapping[str, str]) -> None:
+        self.service, self.settings = service, settings
+        self.node = service.common.node
+        self.subjects = service.bus.subjects
+        self.journal = Journal(service.bus, node=self.node)
+        self.models: dict[str, ModelEvent] = {}
+        self.owners: dict[tuple[str, int], Owner] = {}
+        self._tasks: dict[Owner, asyncio.Task[None]] = {}
+        self._known = Known()
+        self._sightings: dict[str, Sighting] = {}
+        self.at = Workplace(
+            service=service,
+            settings=settings,
+            journal=self.journal,
+            llama_server=find_llama_server(settings),
+            secret=store.read_secret(service.common.secret_file),
+            environment=environment,
+            models=self.models,
+        )
+
+    async def run(self) -> None:
+        projection = self.service.projection(store.SCHEMA, store.SCHEMA_VERSION)
+        source = Source(stream=EVENTS, decode=decode_event, project=partial(store.project, node=self.node))
+        follower = Follower(
+            self.service.bus, projection, source, trouble=partial(self.service.trouble, about="projection")
+        )
+        following = asyncio.create_task(follower.run())
+        journaling = asyncio.create_task(self.journal.run())
+        stopping = asyncio.create_task(self.service.stopping.wait())
+        caught_up = asyncio.create_task(follower.caught_up.wait())
+        background: list[asyncio.Task[Any]] = [following, journaling, stopping]
+        try:
+            await asyncio.wait([caught_up, *background], return_when=asyncio.FIRST_COMPLETED)
+            if not caught_up.done():
+                return
+            self._known = store.read_known(projection.db)
+            await self._join()
+            watching = asyncio.create_task(self._watch_models())
+            background.append(watching)
+            served = await self._serve()
+            self.service.ready()
+            await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
+            await self._leave(served, watching, journaling)
+            for task in (journaling, watching, following):
+                # A failure of any of them is why we stop.
+                if task.done() and not task.cancelled():
+                    task.result()
+        finally:
+            await end_tasks([caught_up, *background, *self._tasks.values()])
+            projection.close()
+
+    async def _join(self) -> None:
+        """Say that we are here, settle what the supervisor before us left, go on with what it wanted."""
+        if not self.at.llama_server:
+            self.service.log.warning(reconcile.NO_LLAMA_SERVER.format(node=self.node))
+        self.journal.record(
+            self.subjects.node(self.node),
+            NodeJoined(
+                node=self.node,
+                at_ns=time.time_ns(),
+                version=__version__,
+                cpus=os.cpu_count() or 1,
+                memory_bytes=psutil.virtual_memory().total,
+                models_dir=str(self.settings.models_dir),
+                llama_server=self.at.llama_server,
+            ),
+        )
+        wanted = reconcile.wanted_after_restart(self._known.instances.values())
+        await asyncio.gather(self._kill_leftovers(), self._first_look())
+        for instance in self._known.instances.values():
+            instance = self._record_loss(instance)
+            self._own(instance, wanted.get((instance.model, instance.index), _UNWANTED))
+
+    async def _kill_leftovers(self) -> None:
+        # Adoption would begin here: what is healthy and answers to its key could be kept instead.
+        data_dir = str(self.service.common.data_dir)
+        leftovers = await asyncio.to_thread(find_leftovers, data_dir, self.node, self._known.instances.values())
+        if leftovers:
+            pids = ", ".join(str(process.pid) for process in leftovers)
+            self.service.log.warning("killing llama-servers of an earlier supervisor", pids=pids)
+            alive = await kill_leftovers(leftovers, timeout_s=_KILL_LEFTOVERS_S)
+            if alive:
+                self.service.log.error("cannot kill llama-servers of an earlier supervisor", pids=str(alive))
+
+    def _record_loss(self, instance: Instance) -> Instance:
+        """An instance that was running under the supervisor before us is gone now: say so."""
+        if instance.state not in ALIVE:
+            return instance
+        events = observe(
+            instance,
+            Vitals(),
+            ProcessExited(generation=instance.generation, lost=True),
+            limits=self.settings.limits(),
+            now_ns=time.time_ns(),
+        )
+        for event in events:
+            instance = evolve(instance, event)
+            self.journal.record(self.subjects.instance(self.node, instance.model, instance.index), event)
+        return instance
+
+    def _own(self, instance: Instance, wanted: Wanted) -> Owner:
+        owner = Owner(instance, self.at, wanted)
+        self.owners[(instance.model, instance.index)] = owner
+        self._tasks[owner] = asyncio.create_task(owner.run())
+        return owner
+
+    def _owner_of(self, model: str) -> Owner:
+        return self.owners.get((model, 0)) or self._own(Instance(node=self.node, model=model), _UNWANTED)
+
+    async def _serve(self) -> list[Served]:
+        bus, command = self.service.bus, partial(self.subjects.command, "supervisor", node=self.node)
+        commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
+
+        async def whois(_: Whois) -> Here:
+            return Here(os.getpid(), str(self.service.common.data_dir))
+
+        return [
+            await bus.serve(command("load"), LoadModel, commands.load),
+            await bus.serve(command("unload"), UnloadModel, commands.unload),
+            await bus.serve(command("whois"), Whois, whois),
+        ]
+
+    async def _leave(
+        self, served: list[Served], watching: "asyncio.Task[None]", journaling: "asyncio.Task[None]"
+    ) -> None:
+        """Commands first, then the instances, then the word that we are gone."""
+        self.service.ready(False)
+        self.service.stopping.set()
+        for each in served:
+            await each.drain()
+        watching.cancel()
+        wanted = Wanted(wanted=False, cause="shutdown", asked_ns=time.time_ns())
+        for owner in self.owners.values():
+            owner.ask(wanted)
+        limits = self.settings.limits()
+        timeout_s = limits.drain_timeout_s + limits.stop_timeout_s + _STOP_MARGIN_S
+        waiting = [asyncio.create_task(owner.settled.wait()) for owner in self.owners.values()]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+        await self._kill_leftovers()
+        self.journal.record(
+            self.subjects.node(self.node), NodeLeft(node=self.node, at_ns=time.time_ns(), cause="shutdown")
+        )
+        if not journaling.done() and not await self.journal.flush(_FLUSH_S):
+            self.service.log.warning("the bus is away: the last facts could not be stored")
+
+    # The models folder.
+
+    async def _first_look(self) -> None:
+        for name, event in self._known.models.items():
+            if isinstance(event, Found):
+                self._sightings[name] = Sighting(event.path, event.size_bytes, event.modified_ns)
+            if not isinstance(event, ModelRemoved):
+                self.models[name] = event
+        if not self.settings.models_dir.is_dir():
+            self.service.log.warning("the models folder does not exist", models_dir=str(self.settings.models_dir))
+        await self._look()
+
+    async def _watch_models(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.scan_interval_s)
+            await self._look()
+
+    async def _look(self) -> None:
+        seen = await asyncio.to_thread(store.look, self.settings.models_dir)
+        to_read, _ = models.changed_models(self._sightings, seen)
+        for name in to_read:
+            head = await asyncio.to_thread(store.read_head, seen[name])
+            event = models.judge(self.node, name, seen[name], head, now_ns=time.time_ns())
+            if event is not None:
+                self._sightings[name] = seen[name]
+                self._record_model(name, event)
+        for name in [name for name in self.models if name not in seen]:
+            self._sightings.pop(name, None)
+            self._record_model(name, ModelRemoved(node=self.node, model=name, at_ns=time.time_ns()))
+            del self.models[name]
+
+    def _record_model(self, name: str, event: ModelEvent) -> None:
+        if not models.is_news(self._known.models.get(name), event):
+            self.models[name] = event
+            return
+        self.models[name] = event
+        self._known = Known(instances=self._known.instances, models={**self._known.models, name: event})
+        self.journal.record(self.subjects.model(self.node, name), event)
+        if isinstance(event, ModelRejected):
+            self.service.log.warning("a model file cannot be served", path=event.path, reason=event.reason)
+        else:
+            self.service.log.info("model", model=name, what=type(event).__name__.removeprefix("Model").lower())

@@ -1,0 +1,415 @@
+"""Messages in, facts out: the owner of each instance, the commands, and the journal that appends the facts.
+
+One task owns an instance. Its watchers (exit, health, log) and the commands only put messages in its inbox; it alone
+decides, records and acts. It never waits for the bus: the journal does.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from llamaherd_shared.bus import Bus
+from llamaherd_shared.commands import Accepted, LoadModel, UnloadModel
+from llamaherd_shared.errors import Conflict, HerdError, Unavailable
+from llamaherd_shared.events import Event
+from llamaherd_shared.events.instance import InstanceEvent, InstanceExited, InstanceFailed, InstanceStarted
+from llamaherd_shared.events.model import ModelEvent, ModelFound
+from llamaherd_shared.service import Service, new_id
+from llamaherd_shared.upstream_key import upstream_key
+from llamaherd_supervisor import load_progress, reconcile, store
+from llamaherd_supervisor.command_line import Launch, render_arguments, render_environment, render_mark
+from llamaherd_supervisor.lifecycle import (
+    Drain,
+    DrainBegan,
+    Forget,
+    Forgotten,
+    HealthAnswered,
+    HealthMissed,
+    Instance,
+    LoadProgressed,
+    Observation,
+    ProcessExited,
+    Signal,
+    Signalled,
+    SlotsCounted,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    State,
+    Vitals,
+    Wait,
+    Wanted,
+    evolve,
+    is_settled,
+    next_action,
+    notice,
+    observe,
+)
+from llamaherd_supervisor.load_progress import LoadProgress
+from llamaherd_supervisor.process import CannotSpawn, Process, free_port
+from llamaherd_supervisor.settings import SupervisorSettings
+from llamaherd_supervisor.tail import Tail
+from llamaherd_supervisor.upstream import Upstream
+
+HOST: Final = "127.0.0.1"
+_FIRST_PROBE_S: Final = 0.02
+_LOADING_PROBE_S: Final = 0.25
+"""Probes of a loading instance begin quickly, for small models, and slow down to this."""
+_PROGRESS_S: Final = 0.25
+_SLOTS_S: Final = 0.1
+_LOG_BUSY_S: Final = 0.05
+_LOG_IDLE_S: Final = 0.2
+"""Pauses between two looks at a log file."""
+_SETTLE_S: Final = 1.0
+"""How long a command waits for facts that are on their way to the log."""
+_APPEND_AGAIN_S: Final = 1.0
+
+
+class SecondSupervisor(HerdError):
+    """Somebody else writes the facts of this node."""
+
+    kind = "conflict"
+
+
+class Journal:
+    """Appends facts in the order they were recorded, each behind the last one of its subject (compare-and-set)."""
+
+    def __init__(self, bus: Bus, *, node: str) -> None:
+        self._bus, self._node = bus, node
+        self._queue: asyncio.Queue[tuple[str, Event, str]] = asyncio.Queue()
+        self._last: dict[str, int] = {}
+
+    def record(self, subject: str, event: Event) -> None:
+        """Queue a fact; returns at once. While the bus is away facts wait here, in order."""
+        self._queue.put_nowait((subject, event, new_id()))
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    async def sequence(self, subject: str) -> int:
+        """Of the subject's last fact, once what was recorded before is stored; 0 when it has none."""
+        await self.flush(_SETTLE_S)
+        return await self._sequence(subject)
+
+    async def _sequence(self, subject: str) -> int:
+        if subject not in self._last:
+            self._last.setdefault(subject, await self._bus.last_sequence(subject))
+        return self._last[subject]
+
+    async def run(self) -> None:
+        """Append, for ever. Raises `SecondSupervisor` when another one has written about this node."""
+        while True:
+            subject, event, msg_id = await self._queue.get()
+            await self._append(subject, event, msg_id)
+            self._queue.task_done()
+
+    async def _append(self, subject: str, event: Event, msg_id: str) -> None:
+        expected = await self._sequence(subject)
+        while True:
+            try:
+                self._last[subject] = await self._bus.append(subject, event, msg_id=msg_id, expected=expected)
+                return
+            except Conflict as error:
+                raise SecondSupervisor(
+                    f"another supervisor writes about node {self._node}: give each host its own name (`node`)"
+                ) from error
+            except Unavailable:
+                await asyncio.sleep(_APPEND_AGAIN_S)
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was recorded is stored; `False` when time ran out first."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._queue.join(), timeout_s)
+            return True
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """What every owner works with."""
+
+    service: Service
+    settings: SupervisorSettings
+    journal: Journal
+    llama_server: str
+    secret: bytes
+    environment: Mapping[str, str]
+    models: Mapping[str, ModelEvent]
+    """The last fact about each model file, kept current by `app.py`."""
+
+    @property
+    def node(self) -> str:
+        return self.service.common.node
+
+    @property
+    def data_dir(self) -> Path:
+        return self.service.common.data_dir
+
+
+class Owner:
+    """The one task that owns an instance."""
+
+    def __init__(self, instance: Instance, at: Workplace, wanted: Wanted) -> None:
+        self.instance = instance
+        self._at = at
+        self._limits = at.settings.limits()
+        self._inbox: asyncio.Queue[Observation | Wanted] = asyncio.Queue()
+        self._wanted = wanted
+        self._vitals = Vitals()
+        self._process: Process | None = None
+        self._watchers: list[asyncio.Task[None]] = []
+        self._lines = at.service.lines("llama-server", f"{instance.model}/{instance.index}")
+        self._progress = LoadProgress()
+        self.settled = asyncio.Event()
+        """Set while nothing runs and nothing will be started."""
+
+    @property
+    def subject(self) -> str:
+        return self._at.service.bus.subjects.instance(self.instance.node, self.instance.model, self.instance.index)
+
+    def ask(self, wanted: Wanted) -> None:
+        """Say what is wanted from now on; returns at once. Asking twice is asking once."""
+        self.settled.clear()
+        self._inbox.put_nowait(wanted)
+
+    def tell(self, seen: Observation) -> None:
+        """Report what was seen; returns at once."""
+        self._inbox.put_nowait(seen)
+
+    async def run(self) -> None:
+        """Act until cancelled. A cancelled owner leaves its process running, for the next supervisor to find."""
+        try:
+            while True:
+                await self._step()
+        finally:
+            await self._end_watchers()
+            self._lines.flush()
+
+    async def _step(self) -> None:
+        action = next_action(self.instance, self._vitals, self._wanted, limits=self._limits, now_ns=time.time_ns())
+        match action:
+            case Spawn():
+                await self._spawn()
+            case Drain(cause=cause):
+                self._see(DrainBegan(cause))
+                self._watch(self._count_slots())
+            case Signal(cause=cause, kill=kill):
+                if self._process is not None:
+                    self._process.send(kill=kill)
+                self._see(Signalled(cause, kill))
+            case Forget(cause=cause):
+                self._see(Forgotten(cause))
+            case Wait(seconds=seconds):
+                await self._receive(seconds)
+            case None:
+                if self._inbox.empty() and is_settled(self.instance, self._wanted):
+                    self.settled.set()
+                await self._receive(None)
+
+    async def _receive(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self._inbox.get()
+        except TimeoutError:
+            return
+        if isinstance(message, Wanted):
+            self._wanted = message
+        else:
+            self._see(message)
+
+    def _see(self, seen: Observation) -> None:
+        now_ns = time.time_ns()
+        events = observe(self.instance, self._vitals, seen, limits=self._limits, now_ns=now_ns, jitter=random.random())
+        for event in events:
+            self.instance = evolve(self.instance, event)
+            self._at.journal.record(self.subject, event)
+            self._log(event)
+        self._vitals = notice(self.instance, self._vitals, seen)
+
+    def _log(self, event: InstanceEvent) -> None:
+        name = f"{event.model}/{event.index}"
+        match event:
+            case InstanceStarted():
+                self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
+            case InstanceExited(cause="unload" | "shutdown"):
+                self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
+            case InstanceExited():
+                ending = event.signal or f"exit code {event.exit_code}"
+                self._at.service.log.warning("llama-server ended", instance=name, cause=event.cause, ending=ending)
+            case InstanceFailed():
+                self._at.service.log.error("given up", instance=name, reason=event.reason)
+            case _:
+                pass
+
+    # What follows acts on the outside.
+
+    async def _spawn(self) -> None:
+        await self._end_watchers()
+        model, index, generation = self.instance.model, self.instance.index, self.instance.generation + 1
+        found = self._at.models.get(model)
+        path = found.path if isinstance(found, ModelFound) else self.instance.path
+        settings = self._at.settings
+        tail: Tail | None = None
+        try:
+            log_path = store.open_log(self._at.data_dir / "instances", model, index, max_bytes=settings.log_max_bytes)
+            tail = Tail(log_path, self._lines.offer, max_bytes=settings.log_max_bytes)
+            port = free_port(HOST)
+            launch = Launch(
+                program=self._at.llama_server,
+                model=model,
+                path=path,
+                host=HOST,
+                port=port,
+                slots=settings.slots,
+                context_tokens=settings.context_tokens,
+                extra_args=settings.extra_args,
+            )
+            key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
+            mark = render_mark(
+                str(self._at.data_dir), node=self._at.node, model=model, index=index, generation=generation
+            )
+            environment = render_environment(self._at.environment, api_key=key, mark=mark)
+            process = await Process.spawn(launch.program, render_arguments(launch), environment, log_path=log_path)
+        except (CannotSpawn, Unavailable, OSError) as error:
+            if tail is not None:
+                tail.finish()
+            self._see(SpawnFailed(str(error)))
+            return
+        self._process = process
+        self._progress = LoadProgress()
+        self._see(Spawned(pid=process.pid, process_started_s=process.started_s, host=HOST, port=port, path=path))
+        upstream = Upstream(HOST, port, key)
+        self._upstream = upstream
+        file_bytes = found.size_bytes if isinstance(found, ModelFound) else 0
+        following = self._watch(self._follow_log(process, tail, generation, file_bytes))
+        probing = self._watch(self._probe(upstream, generation))
+        self._watch(self._await_exit(process, tail, generation, (following, probing)))
+
+    def _watch(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._watchers.append(task)
+        return task
+
+    async def _end_watchers(self) -> None:
+        for task in self._watchers:
+            task.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self._watchers.clear()
+
+    async def _await_exit(
+        self, process: Process, tail: Tail, generation: int, others: tuple["asyncio.Task[None]", ...]
+    ) -> None:
+        exit_code, signal = await process.wait()
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        tail.finish()
+        lines = tail.last_lines
+        self.tell(
+            ProcessExited(
+                generation=generation,
+                exit_code=exit_code,
+                signal=signal,
+                last_lines=lines,
+                load_error=load_progress.find_load_error(list(lines)),
+            )
+        )
+
+    async def _follow_log(self, process: Process, tail: Tail, generation: int, file_bytes: int) -> None:
+        next_progress = 0.0
+        while True:
+            lines = tail.read()
+            if self.instance.state is State.LOADING:
+                for line in lines:
+                    self._progress = load_progress.read_line(self._progress, line)
+                if time.monotonic() >= next_progress:
+                    next_progress = time.monotonic() + _PROGRESS_S
+                    self._report_progress(process, generation, file_bytes)
+                await asyncio.sleep(_LOG_BUSY_S)
+            else:
+                await asyncio.sleep(_LOG_BUSY_S if lines else _LOG_IDLE_S)
+
+    def _report_progress(self, process: Process, generation: int, file_bytes: int) -> None:
+        self._progress = load_progress.read_memory(
+            self._progress, resident_bytes=process.resident_bytes(), file_bytes=file_bytes
+        )
+        # Of use only while it is new: while the bus is away it is not queued behind the facts that matter.
+        if not self._at.journal.waiting:
+            self.tell(LoadProgressed(generation, self._progress.stage, self._progress.ratio))
+
+    async def _probe(self, upstream: Upstream, generation: int) -> None:
+        settings = self._at.settings
+        delay_s = _FIRST_PROBE_S
+        while (
+            await upstream.probe_health(timeout_s=settings.probe_timeout_s) != 200
+            or (props := await upstream.probe_props(timeout_s=settings.probe_timeout_s)) is None
+        ):
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 1.3, _LOADING_PROBE_S)
+        answered = HealthAnswered(generation, props.total_slots, props.default_generation_settings.n_ctx)
+        self.tell(answered)
+        while True:
+            await asyncio.sleep(settings.probe_interval_s)
+            well = await upstream.probe_health(timeout_s=settings.probe_timeout_s) == 200
+            if not well:
+                self.tell(HealthMissed(generation))
+            elif self._vitals.missed:
+                self.tell(answered)
+
+    async def _count_slots(self) -> None:
+        generation, upstream = self.instance.generation, self._upstream
+        while self.instance.state is State.DRAINING:
+            busy = await upstream.probe_busy_slots(timeout_s=self._at.settings.probe_timeout_s)
+            if busy is not None:
+                self.tell(SlotsCounted(generation, busy))
+            await asyncio.sleep(_SLOTS_S)
+
+
+class Whois(msgspec.Struct, frozen=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.whois`), from one that is about to take its name."""
+
+
+class Here(msgspec.Struct, frozen=True):
+    pid: int
+    data_dir: str
+
+
+class Commands:
+    """Answers `load` and `unload` at once: accepted, or refused and why."""
+
+    def __init__(self, at: Workplace, owner_of: Callable[[str], Owner], is_known: Callable[[str], bool]) -> None:
+        self._at, self._owner_of, self._is_known = at, owner_of, is_known
+
+    async def load(self, command: LoadModel) -> Accepted:
+        wanted = reconcile.decide_load(
+            command.model,
+            node=self._at.node,
+            models=self._at.models,
+            llama_server=self._at.llama_server,
+            stopping=self._at.service.stopping.is_set(),
+            now_ns=time.time_ns(),
+        )
+        return await self._accept(command.model, wanted)
+
+    async def unload(self, command: UnloadModel) -> Accepted:
+        known = self._is_known(command.model)
+        wanted = reconcile.decide_unload(
+            command.model, node=self._at.node, models=self._at.models, known=known, now_ns=time.time_ns()
+        )
+        return await self._accept(command.model, wanted)
+
+    async def _accept(self, model: str, wanted: Wanted) -> Accepted:
+        owner = self._owner_of(model)
+        # Before the owner hears of it: whoever follows from here sees all that the command led to, and nothing older.
+        sequence = await self._at.journal.sequence(owner.subject)
+        state = owner.instance.state.value
+        owner.ask(wanted)
+        return Accepted(node=self._at.node, model=model, state=state, sequence=sequence)

@@ -1,0 +1,491 @@
+"""Life of one instance: every state, legal transition and next step is in this file.
+
+The shell feeds `observe`, appends the events it returns, folds them with `evolve` and performs `next_action`.
+Nothing else may compare or assign a `State`.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from llamaherd_shared.events.instance import (
+    InstanceDraining,
+    InstanceEvent,
+    InstanceExited,
+    InstanceFailed,
+    InstanceProgressed,
+    InstanceReady,
+    InstanceStarted,
+    InstanceStopping,
+)
+
+
+class State(enum.StrEnum):
+    STOPPED = "stopped"
+    """No process, and none wanted."""
+    LOADING = "loading"
+    """Process alive; `GET /health` has not answered 200 since the spawn."""
+    READY = "ready"
+    """Accepts work."""
+    DRAINING = "draining"
+    """No new work; what is in flight finishes."""
+    STOPPING = "stopping"
+    """SIGTERM was sent; SIGKILL follows after `Limits.stop_timeout_s`."""
+    BACKOFF = "backoff"
+    """Process gone unasked; it restarts at a known time."""
+    FAILED = "failed"
+    """Given up: a command is needed to try again."""
+
+
+NEXT: Final[Mapping[State, Mapping[type[InstanceEvent], State]]] = {
+    State.STOPPED: {InstanceStarted: State.LOADING, InstanceFailed: State.FAILED},
+    State.LOADING: {
+        InstanceProgressed: State.LOADING,
+        InstanceReady: State.READY,
+        InstanceStopping: State.STOPPING,
+        InstanceExited: State.BACKOFF,
+    },
+    State.READY: {InstanceDraining: State.DRAINING, InstanceExited: State.BACKOFF},
+    State.DRAINING: {InstanceStopping: State.STOPPING, InstanceExited: State.STOPPED},
+    State.STOPPING: {InstanceExited: State.STOPPED},
+    # An exit out of a state without a process says that no further start will be tried, as somebody asked.
+    State.BACKOFF: {InstanceStarted: State.LOADING, InstanceExited: State.STOPPED, InstanceFailed: State.FAILED},
+    State.FAILED: {InstanceStarted: State.LOADING, InstanceExited: State.STOPPED, InstanceFailed: State.FAILED},
+}
+
+CRASHES: Final = frozenset({"crash", "unhealthy"})
+"""Causes of `InstanceExited` that count towards giving up."""
+ALIVE: Final = frozenset({State.LOADING, State.READY, State.DRAINING, State.STOPPING})
+"""States with a process."""
+_REMEMBERED_CRASHES: Final = 32
+_DRAIN_GRACE_S: Final = 0.3
+"""A gateway may have picked this instance just before it read `InstanceDraining`: wait for that request to arrive."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient supervision is. Defaults and their reasons are in `settings.py`."""
+
+    stop_timeout_s: float = 10.0
+    drain_timeout_s: float = 30.0
+    load_timeout_s: float = 1800.0
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 60.0
+    max_crashes: int = 5
+    max_load_crashes: int = 3
+    crash_window_s: float = 300.0
+    max_missed: int = 3
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance as its history tells."""
+
+    node: str
+    model: str
+    index: int = 0
+    state: State = State.STOPPED
+    since_ns: int = 0
+    """When `state` was entered, Unix nanoseconds."""
+    generation: int = 0
+    """Spawns so far."""
+    pid: int | None = None
+    process_started_s: float = 0.0
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    crashed_ns: tuple[int, ...] = ()
+    """When it crashed, oldest first, since the last exit or start that somebody asked for."""
+    load_crashes: int = 0
+    """Crashes while loading since it was last ready."""
+    restart_at_ns: int | None = None
+    cause: str = ""
+    """Who wanted the stop, in `draining` and `stopping`."""
+    stage: str = ""
+    ratio: float = 0.0
+
+
+class Vitals(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about the running process and is not worth a fact."""
+
+    missed: int = 0
+    """Health probes in a row without an answer, since it was ready."""
+    busy_slots: int | None = None
+    """Slots at work when `GET /slots` was last asked while draining; `None` before."""
+    killed: str | None = None
+    """Why SIGKILL was sent; `None` when it was not."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the instance should run, as last asked."""
+
+    wanted: bool
+    cause: str = "unload"
+    """Why it should not run."""
+    asked_ns: int = 0
+    """When it was asked for; a `failed` instance is only touched for something newer than its failure."""
+
+
+class Spawned(msgspec.Struct, frozen=True, kw_only=True):
+    pid: int
+    process_started_s: float
+    host: str
+    port: int
+    path: str
+
+
+class SpawnFailed(msgspec.Struct, frozen=True):
+    reason: str
+
+
+class LoadProgressed(msgspec.Struct, frozen=True):
+    generation: int
+    stage: str
+    ratio: float
+
+
+class HealthAnswered(msgspec.Struct, frozen=True):
+    """`GET /health` answered 200, with what `GET /props` says."""
+
+    generation: int
+    slots: int
+    context_tokens: int
+
+
+class HealthMissed(msgspec.Struct, frozen=True):
+    """`GET /health` of a ready instance did not answer 200 in time."""
+
+    generation: int
+
+
+class SlotsCounted(msgspec.Struct, frozen=True):
+    generation: int
+    busy: int
+
+
+class DrainBegan(msgspec.Struct, frozen=True):
+    cause: str
+
+
+class Signalled(msgspec.Struct, frozen=True):
+    """SIGTERM (`kill` false) or SIGKILL was sent."""
+
+    cause: str
+    kill: bool
+
+
+class ProcessExited(msgspec.Struct, frozen=True, kw_only=True):
+    generation: int
+    exit_code: int | None = None
+    signal: str | None = None
+    last_lines: tuple[str, ...] = ()
+    load_error: str = ""
+    """Why the model can never be loaded, as llama-server's log says; empty when trying again may help."""
+    lost: bool = False
+    """It ended, or had to be ended, because its supervisor was gone."""
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """No further start will be tried, as asked."""
+
+    cause: str
+
+
+Observation = (
+    Spawned
+    | SpawnFailed
+    | LoadProgressed
+    | HealthAnswered
+    | HealthMissed
+    | SlotsCounted
+    | DrainBegan
+    | Signalled
+    | ProcessExited
+    | Forgotten
+)
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start the process now."""
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Say that no new work is wanted, then count busy slots."""
+
+    cause: str
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Send SIGTERM, or SIGKILL, to the process and its children."""
+
+    cause: str
+    kill: bool = False
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Give up restarting without a word of complaint."""
+
+    cause: str
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Look again after this long, or at the next observation."""
+
+    seconds: float
+
+
+Action = Spawn | Drain | Signal | Forget | Wait
+
+
+def observe(
+    instance: Instance, vitals: Vitals, seen: Observation, *, limits: Limits, now_ns: int, jitter: float = 0.0
+) -> list[InstanceEvent]:
+    """Turn what the shell saw into facts worth recording; stale or repeated news yields none.
+
+    `jitter` (0 to 1) stretches a restart delay by up to a tenth, so that instances felled together do not
+    come back together.
+    """
+    if _generation_of(seen) not in {None, instance.generation}:
+        return []
+    match seen:
+        case ProcessExited():
+            events = _observe_exit(instance, vitals, seen, limits=limits, now_ns=now_ns, jitter=jitter)
+        case _:
+            event = _observe_one(instance, seen, limits=limits, now_ns=now_ns)
+            events = [] if event is None else [event]
+    return events if events and type(events[0]) in NEXT[instance.state] else []
+
+
+def _generation_of(seen: Observation) -> int | None:
+    match seen:
+        case LoadProgressed() | HealthAnswered() | HealthMissed() | SlotsCounted() | ProcessExited():
+            return seen.generation
+        case _:
+            return None
+
+
+def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_ns: int) -> InstanceEvent | None:
+    node, model, index = instance.node, instance.model, instance.index
+    match seen:
+        case Spawned():
+            crashed = len(recent_crashes(instance, limits=limits, now_ns=now_ns))
+            return InstanceStarted(
+                node=node,
+                model=model,
+                index=index,
+                at_ns=now_ns,
+                pid=seen.pid,
+                process_started_s=seen.process_started_s,
+                host=seen.host,
+                port=seen.port,
+                generation=instance.generation + 1,
+                # A start after `failed` or `stopped` was asked for: what was before is forgiven.
+                restarts=crashed if instance.state is State.BACKOFF else 0,
+                path=seen.path,
+            )
+        case SpawnFailed(reason=reason):
+            return InstanceFailed(node=node, model=model, index=index, at_ns=now_ns, reason=reason)
+        case LoadProgressed(stage=stage, ratio=ratio) if (stage, ratio) != (instance.stage, instance.ratio):
+            return InstanceProgressed(node=node, model=model, index=index, at_ns=now_ns, stage=stage, ratio=ratio)
+        case HealthAnswered(slots=slots, context_tokens=context_tokens):
+            return InstanceReady(
+                node=node,
+                model=model,
+                index=index,
+                at_ns=now_ns,
+                load_s=max(0.0, (now_ns - instance.since_ns) / 1e9),
+                slots=slots,
+                context_tokens=context_tokens,
+            )
+        case DrainBegan(cause=cause):
+            return InstanceDraining(node=node, model=model, index=index, at_ns=now_ns, cause=cause)
+        case Signalled(cause=cause, kill=False):
+            return InstanceStopping(node=node, model=model, index=index, at_ns=now_ns, cause=cause)
+        case Forgotten(cause=cause):
+            return InstanceExited(node=node, model=model, index=index, at_ns=now_ns, cause=cause)
+        case _:
+            return None
+
+
+def _observe_exit(
+    instance: Instance, vitals: Vitals, seen: ProcessExited, *, limits: Limits, now_ns: int, jitter: float
+) -> list[InstanceEvent]:
+    """An exit that was asked for is one fact; any other also decides on the restart, or on giving up."""
+    node, model, index = instance.node, instance.model, instance.index
+    if instance.state in {State.DRAINING, State.STOPPING} or seen.lost:
+        exited = InstanceExited(
+            node=node,
+            model=model,
+            index=index,
+            at_ns=now_ns,
+            exit_code=seen.exit_code,
+            signal=seen.signal,
+            cause="supervisor_lost" if seen.lost else instance.cause,
+            restart_at_ns=now_ns if seen.lost and instance.state in {State.LOADING, State.READY} else None,
+        )
+        return [exited]
+    crashes = len(recent_crashes(instance, limits=limits, now_ns=now_ns)) + 1
+    reason = _give_up_reason(instance, vitals, seen, crashes=crashes, limits=limits)
+    delay_s = backoff_s(crashes, limits=limits, jitter=jitter)
+    events: list[InstanceEvent] = [
+        InstanceExited(
+            node=node,
+            model=model,
+            index=index,
+            at_ns=now_ns,
+            exit_code=seen.exit_code,
+            signal=seen.signal,
+            cause=vitals.killed or "crash",
+            last_lines=list(seen.last_lines),
+            restart_at_ns=None if reason else now_ns + int(delay_s * 1e9),
+        )
+    ]
+    if reason:
+        lines = list(seen.last_lines)
+        events.append(
+            InstanceFailed(node=node, model=model, index=index, at_ns=now_ns, reason=reason, last_lines=lines)
+        )
+    return events
+
+
+def _give_up_reason(
+    instance: Instance, vitals: Vitals, seen: ProcessExited, *, crashes: int, limits: Limits
+) -> str | None:
+    """Why no restart is tried any more, as one sentence; `None` to try again."""
+    ending = f"signal {seen.signal}" if seen.signal else f"exit code {seen.exit_code}"
+    if vitals.killed == "unhealthy":
+        ending = "it no longer answered"
+    retry = f"load {instance.model} again to retry"
+    if instance.state is State.LOADING:
+        if seen.load_error:
+            return f"llama-server cannot load {instance.model}: {seen.load_error}"
+        if instance.load_crashes + 1 >= limits.max_load_crashes:
+            times = instance.load_crashes + 1
+            return f"llama-server ended {times} times while loading {instance.model} (last: {ending}); {retry}"
+    if crashes >= limits.max_crashes:
+        window = f"{limits.crash_window_s:g} s"
+        return f"the llama-server of {instance.model} ended {crashes} times within {window} (last: {ending}); {retry}"
+    return None
+
+
+def recent_crashes(instance: Instance, *, limits: Limits, now_ns: int) -> tuple[int, ...]:
+    """Crashes within the window that counts."""
+    return tuple(at_ns for at_ns in instance.crashed_ns if now_ns - at_ns <= limits.crash_window_s * 1e9)
+
+
+def backoff_s(crashes: int, *, limits: Limits, jitter: float) -> float:
+    """Delay before the restart that follows the n-th crash in the window: doubles, capped, up to 10 % longer."""
+    plain = limits.backoff_base_s * 2.0 ** min(crashes - 1, 30)
+    return min(plain, limits.backoff_max_s) * (1.0 + 0.1 * jitter)
+
+
+def notice(instance: Instance, vitals: Vitals, seen: Observation) -> Vitals:
+    """Fold in what is not a fact; `instance` as it is after the facts of the same observation."""
+    if _generation_of(seen) not in {None, instance.generation}:
+        return vitals
+    match seen:
+        case Spawned():
+            return Vitals()
+        case HealthAnswered():
+            return msgspec.structs.replace(vitals, missed=0)
+        case HealthMissed():
+            return msgspec.structs.replace(vitals, missed=vitals.missed + 1)
+        case SlotsCounted(busy=busy):
+            return msgspec.structs.replace(vitals, busy_slots=busy)
+        case Signalled(cause=cause, kill=True):
+            return msgspec.structs.replace(vitals, killed=cause)
+        case _:
+            return vitals
+
+
+def evolve(instance: Instance, event: InstanceEvent) -> Instance:
+    """Fold one recorded fact in. Never raises: history already happened."""
+    state = NEXT[instance.state].get(type(event), instance.state)
+    moved = state is not instance.state or isinstance(event, InstanceFailed)
+    changes: dict[str, object] = {"state": state, "since_ns": event.at_ns if moved else instance.since_ns}
+    match event:
+        case InstanceStarted():
+            changes |= {
+                "generation": event.generation,
+                "pid": event.pid,
+                "process_started_s": event.process_started_s,
+                "host": event.host,
+                "port": event.port,
+                "path": event.path,
+                "crashed_ns": instance.crashed_ns if event.restarts else (),
+                "load_crashes": instance.load_crashes if event.restarts else 0,
+                "restart_at_ns": None,
+                "cause": "",
+                "stage": "spawn",
+                "ratio": 0.0,
+            }
+        case InstanceProgressed():
+            changes |= {"stage": event.stage, "ratio": event.ratio}
+        case InstanceReady():
+            changes |= {"load_crashes": 0, "stage": "", "ratio": 1.0}
+        case InstanceDraining() | InstanceStopping():
+            changes |= {"cause": event.cause}
+        case InstanceExited():
+            changes |= {"pid": None, "restart_at_ns": event.restart_at_ns, "stage": "", "ratio": 0.0}
+            if event.cause in CRASHES:
+                changes["crashed_ns"] = (*instance.crashed_ns, event.at_ns)[-_REMEMBERED_CRASHES:]
+                changes["load_crashes"] = instance.load_crashes + (instance.state is State.LOADING)
+            elif event.cause != "supervisor_lost":
+                changes |= {"crashed_ns": (), "load_crashes": 0}
+        case InstanceFailed():
+            changes |= {"pid": None, "restart_at_ns": None}
+    return msgspec.structs.replace(instance, **changes)
+
+
+def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: Limits, now_ns: int) -> Action | None:
+    """Decide what the shell does now; `None` means wait for the next observation."""
+    for_s = (now_ns - instance.since_ns) / 1e9
+    match instance.state:
+        case State.STOPPED:
+            return Spawn() if wanted.wanted else None
+        case State.BACKOFF:
+            if not wanted.wanted:
+                return Forget(wanted.cause)
+            left_s = ((instance.restart_at_ns or 0) - now_ns) / 1e9
+            return Spawn() if left_s <= 0 else Wait(left_s)
+        case State.FAILED:
+            # A shutdown leaves the failure in sight: it is still true after the next start.
+            if wanted.asked_ns <= instance.since_ns or (not wanted.wanted and wanted.cause == "shutdown"):
+                return None
+            return Spawn() if wanted.wanted else Forget(wanted.cause)
+        case _ if vitals.killed is not None:
+            return None
+        case State.LOADING:
+            if not wanted.wanted:
+                return Signal(wanted.cause)
+            return _wait_or(Signal("unhealthy", kill=True), limits.load_timeout_s - for_s)
+        case State.READY:
+            if not wanted.wanted:
+                return Drain(wanted.cause)
+            # What does not answer would not hear SIGTERM either: no STOPPING here.
+            return Signal("unhealthy", kill=True) if vitals.missed >= limits.max_missed else None
+        case State.DRAINING:
+            idle = vitals.busy_slots == 0
+            return _wait_or(Signal(instance.cause), (_DRAIN_GRACE_S if idle else limits.drain_timeout_s) - for_s)
+        case State.STOPPING:
+            return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)
+
+
+def _wait_or(action: Action, left_s: float) -> Action:
+    return action if left_s <= 0 else Wait(left_s)
+
+
+def is_settled(instance: Instance, wanted: Wanted) -> bool:
+    """Nothing runs and nothing will be started."""
+    return not wanted.wanted and instance.state in {State.STOPPED, State.FAILED}
+
+
+def mermaid() -> str:
+    """Render `NEXT` as a Mermaid state diagram for the README."""
+    rows = [
+        f"  {state} --> {target}: {event.__name__.removeprefix('Instance').lower()}"
+        for state, row in NEXT.items()
+        for event, target in row.items()
+        if target is not state
+    ]
+    return "\n".join(["stateDiagram-v2", f"  [*] --> {State.STOPPED}", *rows])

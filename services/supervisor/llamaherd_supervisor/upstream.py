@@ -1,0 +1,86 @@
+"""What a supervisor asks a llama-server over HTTP: whether it is well, how big it is, who is at work.
+
+One short-lived connection per question: llama-server closes connections it announced as kept (performance.md),
+and an idle one would keep one of its few HTTP threads.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+_MAX_ANSWER_BYTES: Final = 8 * 2**20
+"""`GET /slots` carries the prompts of busy slots in some versions."""
+
+
+class _Settings(msgspec.Struct):
+    n_ctx: int = 0
+
+
+class Props(msgspec.Struct):
+    """`GET /props`."""
+
+    total_slots: int = 1
+    default_generation_settings: _Settings = msgspec.field(default_factory=_Settings)
+
+
+class _Slot(msgspec.Struct):
+    is_processing: bool = False
+
+
+_PROPS: Final = msgspec.json.Decoder(Props)
+_SLOTS: Final = msgspec.json.Decoder(list[_Slot])
+
+
+class Upstream:
+    """One llama-server. Every question returns `None` when there is no proper answer in time; none raises."""
+
+    def __init__(self, host: str, port: int, api_key: str) -> None:
+        self._host, self._port, self._api_key = host, port, api_key
+
+    async def probe_health(self, *, timeout_s: float) -> int | None:
+        """The status of `GET /health`: 503 while the model loads, 200 when it accepts work."""
+        answer = await self._get("/health", timeout_s)
+        return answer[0] if answer else None
+
+    async def probe_props(self, *, timeout_s: float) -> Props | None:
+        """Slots and context, from `GET /props`."""
+        props: Props | None = await self._decoded("/props", _PROPS, timeout_s)
+        return props
+
+    async def probe_busy_slots(self, *, timeout_s: float) -> int | None:
+        """How many slots are at work, from `GET /slots`."""
+        slots = await self._decoded("/slots", _SLOTS, timeout_s)
+        return None if slots is None else sum(slot.is_processing for slot in slots)
+
+    async def _decoded(self, path: str, decoder: msgspec.json.Decoder[Any], timeout_s: float) -> Any:
+        answer = await self._get(path, timeout_s)
+        if answer is None or answer[0] != 200:
+            return None
+        try:
+            return decoder.decode(answer[1])
+        except msgspec.MsgspecError:
+            return None
+
+    async def _get(self, path: str, timeout_s: float) -> tuple[int, bytes] | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._exchange(path)
+        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return None
+
+    async def _exchange(self, path: str) -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_connection(self._host, self._port)
+        try:
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+                f"Authorization: Bearer {self._api_key}\r\nConnection: close\r\n\r\n".encode()
+            )
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+            _, _, length = head.partition("\r\ncontent-length:")
+            count = int(length.partition("\r\n")[0] or 0)
+            if count > _MAX_ANSWER_BYTES:
+                raise ValueError(f"{path} answers with {count} bytes")
+            return int(head.split(" ", 2)[1]), await reader.readexactly(count)
+        finally:
+            writer.close()

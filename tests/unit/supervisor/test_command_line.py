@@ -1,0 +1,71 @@
+"""Words and environment of a llama-server."""
+
+from llamaherd_supervisor.command_line import (
+    Launch,
+    is_marked,
+    matches,
+    render_arguments,
+    render_environment,
+    render_mark,
+)
+
+LAUNCH = Launch(program="llama-server", model="cria", path="/m/cria.gguf", host="127.0.0.1", port=4711)
+
+
+def test_command_line_by_default_leaves_the_sizes_to_llama_server() -> None:
+    assert render_arguments(LAUNCH) == [
+        *("--model", "/m/cria.gguf", "--alias", "cria", "--host", "127.0.0.1", "--port", "4711"),
+        *("--metrics", "--slots", "--no-webui"),
+    ]
+
+
+def test_context_is_given_for_all_slots_together() -> None:
+    launch = Launch(
+        program="llama-server",
+        model="m",
+        path="/m.gguf",
+        host="127.0.0.1",
+        port=1,
+        slots=4,
+        context_tokens=2048,
+        extra_args=["--n-gpu-layers", "99"],
+    )
+
+    words = render_arguments(launch)
+
+    assert words[words.index("--ctx-size") + 1] == "8192"
+    assert words[words.index("--parallel") + 1] == "4"
+    assert words[-2:] == ["--n-gpu-layers", "99"]
+
+
+def test_key_is_in_the_environment_and_not_on_the_command_line() -> None:
+    inherited = {
+        "PATH": "/bin",
+        "LLAMAHERD_SECRET_FILE": "/secret",
+        "LLAMA_SERVER_ROUTER_PORT": "1",
+        "LLAMA_ARG_MODELS_DIR": "/models",
+        "LLAMA_API_KEY": "somebody else's",
+    }
+
+    environment = render_environment(inherited, api_key="k3y", mark="here")
+
+    assert environment == {"PATH": "/bin", "LLAMA_API_KEY": "k3y", "LLAMAHERD_INSTANCE": "here"}
+    assert "k3y" not in " ".join(render_arguments(LAUNCH))
+
+
+def test_mark_tells_ours_from_those_of_other_nodes_and_data_folders() -> None:
+    mark = render_mark("/data", node="here", model="cria", index=0, generation=3)
+
+    assert is_marked(mark, "/data", node="here")
+    assert not is_marked(mark, "/data", node="her")
+    assert not is_marked(mark, "/dat", node="here")
+    assert not is_marked("", "/data", node="here")
+
+
+def test_command_line_of_a_recorded_process_is_recognised() -> None:
+    words = ["/usr/bin/llama-server", *render_arguments(LAUNCH)]
+
+    assert matches(words, path="/m/cria.gguf", port=4711)
+    assert not matches(words, path="/m/cria.gguf", port=4712)
+    assert not matches(words, path="/m/other.gguf", port=4711)
+    assert not matches(["vim", "/m/cria.gguf"], path="/m/cria.gguf", port=4711)

@@ -1,0 +1,109 @@
+"""Heads of GGUF files: real ones, short ones, spoilt ones."""
+
+import contextlib
+import io
+import random
+import struct
+from pathlib import Path
+
+import gguf
+import pytest
+
+from harness.random_gguf import write_garbage, write_garbage_gguf, write_random_gguf, write_unloadable_gguf
+from llamaherd_supervisor.gguf_file import FILE_TYPES, TENSOR_SIZES, GgufHead, UnreadableGguf, parse_gguf
+
+
+def parse(data: bytes) -> GgufHead:
+    return parse_gguf(io.BytesIO(data), size_bytes=len(data))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_random_gguf(tmp_path_factory.mktemp("gguf") / "m.gguf", layers=1, width=32, title="Cría").read_bytes()
+
+
+def test_head_of_a_model(whole: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(whole)
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+
+    head = parse(whole)
+
+    assert head == GgufHead(
+        architecture="llama",
+        title="Cría",
+        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
+        context_tokens=512,
+        quantization="F32",
+        chat=True,
+    )
+
+
+def test_tables_are_those_of_the_gguf_package() -> None:
+    assert {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()} == dict(TENSOR_SIZES)
+    names = {int(kind): kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf.LlamaFileType}
+    names.pop(int(gguf.LlamaFileType.GUESSED))
+    assert names == dict(FILE_TYPES)
+
+
+def test_every_shortened_file_is_refused_as_truncated(whole: bytes) -> None:
+    for size in [*range(0, 64), *range(64, len(whole) - 1, 997), len(whole) - 1]:
+        with pytest.raises(UnreadableGguf) as caught:
+            parse(whole[:size])
+        assert caught.value.truncated, (size, str(caught.value))
+
+
+def test_end_of_a_file_that_was_cut_short_is_told_in_bytes(whole: bytes) -> None:
+    with pytest.raises(UnreadableGguf, match=rf"needs {len(whole):,} bytes, {len(whole) - 1:,} are there"):
+        parse(whole[:-1])
+
+
+def test_garbage_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    noise = write_garbage(tmp_path / "a.gguf").read_bytes()
+    damaged = write_garbage_gguf(tmp_path / "b.gguf").read_bytes()
+
+    with pytest.raises(UnreadableGguf, match="not a GGUF file: it begins with"):
+        parse(noise)
+    with pytest.raises(UnreadableGguf, match="the file is damaged"):
+        parse(damaged)
+
+
+def test_file_with_flipped_bytes_is_read_or_refused_but_never_worse(whole: bytes) -> None:
+    chance = random.Random(7)
+    head = len(whole) - whole[::-1].find(b"token_embd"[::-1])
+    for _ in range(2000):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(head)] = chance.randrange(256)
+        with contextlib.suppress(UnreadableGguf):
+            parse(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "the file is empty"),
+        (b"GGUF" + struct.pack("<I", 1) + bytes(100), "its GGUF version is 1"),
+        (b"GGUF" + struct.pack(">I", 3) + bytes(100), "big-endian"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1) + bytes(100), "counts"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "does not say its architecture"),
+        (b"PK\x03\x04" + bytes(100), "begins with b'PK"),
+    ],
+)
+def test_each_defect_has_its_sentence(data: bytes, sentence: str) -> None:
+    with pytest.raises(UnreadableGguf, match=sentence):
+        parse(data)
+
+
+def test_part_of_a_model_is_not_offered_as_one(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "mmproj.gguf", "clip")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    with pytest.raises(UnreadableGguf, match="not a model but a part for one"):
+        parse((tmp_path / "mmproj.gguf").read_bytes())
+
+
+def test_architecture_nobody_knows_is_left_to_llama_server(tmp_path: Path) -> None:
+    assert parse(write_unloadable_gguf(tmp_path / "x.gguf").read_bytes()).architecture == "alpaca_that_is_not"
