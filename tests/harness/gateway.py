@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from harness.deadline import until, wait_until
 
+from harness.deadline import until, wait_until
 from llamaherd_shared.bus import Bus
 from llamaherd_shared.commands import Accepted, LoadModel
 from llamaherd_shared.events import decode_event

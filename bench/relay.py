@@ -1,0 +1,384 @@
+#!/usr/bin/env python3
+"""What the hop costs: llama-server alone, behind nginx, behind llama.cpp's own router, behind the gateway.
+
+One run, one table. `short` is `POST /tokenize` (0.04 ms of work upstream), so that the hop shows; `stream` is a
+32-token chat stream.
+The gateway is the real process with its nats-server, recording one event per request. nginx and wrk are used
+where they are installed; without wrk a slower client of our own sends the short requests, the ratios hold.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvloop
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from harness.gateway import NODE, SECRET, GatewayProcess, free_port  # noqa: E402
+from harness.nats import NatsServer  # noqa: E402
+from harness.random_gguf import write_random_gguf  # noqa: E402
+from llamaherd_shared.bus import Bus  # noqa: E402
+from llamaherd_shared.events.instance import InstanceReady, InstanceStarted  # noqa: E402
+from llamaherd_shared.events.model import ModelFound  # noqa: E402
+from llamaherd_shared.events.node import NodeJoined  # noqa: E402
+from llamaherd_shared.service import new_id  # noqa: E402
+from llamaherd_shared.streams import REQUESTS  # noqa: E402
+from llamaherd_shared.upstream_key import upstream_key  # noqa: E402
+
+DEMO = ROOT / "llamaherd" / "llamaherd" / "demo" / "cria.gguf"
+SLOTS = 16
+CONTEXT_TOKENS = 256
+TOKENS = 32
+STREAM_CONNECTIONS = 8
+
+WRK_SCRIPT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer %s"
+wrk.body = [[%s]]
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format("RESULT %%d %%d %%.3f %%.3f %%d\\n", summary.requests, summary.duration,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+class Hop:
+    """One way to reach the model."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name, self.port = name, port
+
+
+class Short:
+    def __init__(self, rate: float, p50_ms: float, p99_ms: float, sent: int, failed: int) -> None:
+        self.rate, self.p50_ms, self.p99_ms, self.sent, self.failed = rate, p50_ms, p99_ms, sent, failed
+
+
+class Streams:
+    def __init__(self) -> None:
+        self.sent = self.failed = 0
+        self.first_ms: list[float] = []
+        self.why: defaultdict[str, int] = defaultdict(int)
+
+
+# --- the parties -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(answers: Callable[[], bool], what: str, *, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if answers():
+                return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what} did not start within {within_s:g} s")
+        time.sleep(0.05)
+
+
+def nginx_configuration(folder: Path, port: int, upstream: int) -> Path:
+    path = folder / "nginx.conf"
+    path.write_text(
+        f"""daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log error;
+        events {{ worker_connections 1024; }}
+        http {{
+          access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+          fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+          keepalive_requests 10000000;
+          upstream llama {{ server 127.0.0.1:{upstream}; keepalive 64; }}
+          server {{
+            listen 127.0.0.1:{port};
+            location / {{
+              proxy_pass http://llama; proxy_http_version 1.1; proxy_set_header Connection "";
+              proxy_buffering off; proxy_request_buffering off;
+            }}
+          }}
+        }}"""
+    )
+    return path
+
+
+async def tell_the_herd(nats_url: str, model: str, port: int) -> None:
+    """What a supervisor would have said about the llama-server that all hops share."""
+    bus = await Bus.connect(nats_url, service="bench", timeout_s=10)
+    await bus.ensure_streams()
+    now = time.time_ns()
+    subjects = bus.subjects
+    joined = NodeJoined(node=NODE, at_ns=now, version="0", cpus=1, memory_bytes=1, models_dir="", llama_server="")
+    found = ModelFound(node=NODE, model=model, at_ns=now, path="", size_bytes=1, modified_ns=now)
+    started = InstanceStarted(
+        node=NODE,
+        model=model,
+        at_ns=now,
+        pid=1,
+        process_started_s=1.0,
+        host="127.0.0.1",
+        port=port,
+        generation=1,
+    )
+    ready = InstanceReady(node=NODE, model=model, at_ns=now, load_s=1, slots=SLOTS, context_tokens=CONTEXT_TOKENS)
+    await bus.append(subjects.node(NODE), joined, msg_id=new_id())
+    await bus.append(subjects.model(NODE, model), found, msg_id=new_id())
+    await bus.append(subjects.instance(NODE, model, 0), started, msg_id=new_id())
+    await bus.append(subjects.instance(NODE, model, 0), ready, msg_id=new_id())
+    await bus.close()
+
+
+async def count_events(nats_url: str, at_least: int) -> int:
+    """Requests on record, once their number has stopped growing or is what was sent."""
+    bus = await Bus.connect(nats_url, service="bench", timeout_s=10)
+    last, same = -1, 0
+    while last < at_least and same < 20:
+        head = await bus.stream_head(REQUESTS)
+        same = same + 1 if head.last == last else 0
+        last = head.last
+        await asyncio.sleep(0.2)
+    await bus.close()
+    return last
+
+
+# --- the load --------------------------------------------------------------------------------------------------------
+
+
+def measure_short(hop: Hop, connections: int, seconds: float, key: str, body: str, folder: Path) -> Short:
+    if shutil.which("wrk") is None:
+        return uvloop.run(_short_without_wrk(hop, connections, seconds, key, body.encode()))
+    script = folder / "short.lua"
+    script.write_text(WRK_SCRIPT % (key, body))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script)]
+    output = subprocess.run(
+        [*command, f"http://127.0.0.1:{hop.port}/tokenize"], capture_output=True, text=True, check=True
+    ).stdout
+    requests, micros, p50, p99, failed = output.rsplit("RESULT ", 1)[1].split()
+    return Short(int(requests) / int(micros) * 1e6, float(p50), float(p99), int(requests), int(failed))
+
+
+async def _short_without_wrk(hop: Hop, connections: int, seconds: float, key: str, body: bytes) -> Short:
+    took_ms: list[float] = []
+    failed = 0
+    deadline = time.monotonic() + seconds
+    request = _request("/tokenize", key, body)
+
+    async def work() -> None:
+        nonlocal failed
+        reader, writer = await asyncio.open_connection("127.0.0.1", hop.port)
+        while time.monotonic() < deadline:
+            began = time.perf_counter()
+            writer.write(request)
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+            except (OSError, EOFError, IndexError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", hop.port)
+                failed += 1
+                continue
+            failed += not head.startswith(b"HTTP/1.1 200")
+            took_ms.append((time.perf_counter() - began) * 1e3)
+            if b"connection: close" in head.lower():
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", hop.port)
+        writer.close()
+
+    await asyncio.gather(*(work() for _ in range(connections)))
+    cuts = statistics.quantiles(took_ms, n=100)
+    return Short(len(took_ms) / seconds, cuts[49], cuts[98], len(took_ms), failed)
+
+
+def _request(path: str, key: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def measure_streams(hop: Hop, seconds: float, key: str, body: bytes, result: Streams) -> None:
+    """Streams until time is up. Failed: not 200, cut short, or without `[DONE]`."""
+    request = _request("/v1/chat/completions", key, body)
+    deadline = time.monotonic() + seconds
+
+    async def work() -> None:
+        while time.monotonic() < deadline:
+            # A connection each: whether a client may reuse its own is not the question here.
+            reader, writer = await asyncio.open_connection("127.0.0.1", hop.port)
+            began = time.perf_counter()
+            writer.write(request)
+            result.sent += 1
+            try:
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+                first = await asyncio.wait_for(reader.readuntil(b"\n\n"), 30)
+                result.first_ms.append((time.perf_counter() - began) * 1e3)
+                rest = first + await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 30)
+            except (OSError, EOFError, asyncio.LimitOverrunError, TimeoutError) as error:
+                why = type(error).__name__
+            else:
+                why = "" if head.startswith(b"HTTP/1.1 200") and b"data: [DONE]" in rest else "no [DONE]"
+                if not head.startswith(b"HTTP/1.1 200"):
+                    why = head[9:12].decode()
+            if why:
+                result.failed += 1
+                result.why[why] += 1
+            writer.close()
+
+    await asyncio.gather(*(work() for _ in range(STREAM_CONNECTIONS)))
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def find_llama_server(given: str | None) -> str:
+    found = given or os.environ.get("LLAMAHERD_LLAMA_SERVER") or shutil.which("llama-server")
+    if not found:
+        raise SystemExit("no llama-server: set LLAMAHERD_LLAMA_SERVER, or `llamaherd install llama-server`")
+    return found
+
+
+def run(arguments: argparse.Namespace) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llamaherd-bench-")))
+        models = folder / "models"
+        models.mkdir()
+        if arguments.model:
+            path = models / arguments.model.name
+            path.symlink_to(arguments.model.resolve())
+        else:
+            path = write_random_gguf(models / "random.gguf")
+        model = path.stem
+        llama_server = find_llama_server(arguments.llama_server)
+        key = upstream_key(SECRET, node=NODE, model=model, index=0, generation=1)
+        sizes = ["-np", str(SLOTS), "-c", str(SLOTS * CONTEXT_TOKENS), "-t", "1", "--no-webui"]
+
+        direct = Hop("llama-server direct", free_port())
+        command = [llama_server, "-m", str(path), "--port", str(direct.port), "--api-key", key, "--alias", model]
+        stack.enter_context(running([*command, *sizes], folder / "llama-server.log"))
+        hops = [direct]
+
+        if nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
+            hop = Hop("nginx", free_port())
+            configuration = nginx_configuration(folder, hop.port, direct.port)
+            stack.enter_context(running([nginx, "-c", str(configuration)], folder / "nginx.out"))
+            hops.append(hop)
+
+        router = Hop("llama.cpp router", free_port())
+        command = [llama_server, "--models-dir", str(models), "--port", str(router.port), "--api-key", key]
+        stack.enter_context(running([*command, *sizes], folder / "router.log"))
+        hops.append(router)
+
+        nats = NatsServer(folder / "nats").start()
+        stack.callback(nats.stop)
+        asyncio.run(tell_the_herd(nats.url, model, direct.port))
+        gateway = GatewayProcess(folder / "gateway", nats.url).start()
+        stack.callback(gateway.stop)
+        hops.append(Hop("llamaherd gateway", gateway.port))
+
+        short_body = json.dumps({"model": model, "content": "hello"})
+        message = {"role": "user", "content": "hello"}
+        stream_body = json.dumps(
+            {
+                "model": model,
+                "messages": [message],
+                "max_tokens": TOKENS,
+                "stream": True,
+                "temperature": 0,
+                "ignore_eos": True,
+            }
+        ).encode()
+        headers = {"Authorization": f"Bearer {key}"}
+        for hop in hops:
+            url = f"http://127.0.0.1:{hop.port}/tokenize"
+            wait_for(
+                lambda url=url: httpx.post(url, content=short_body, headers=headers, timeout=30).status_code == 200,
+                hop.name,
+            )
+
+        shorts: defaultdict[tuple[str, int], list[Short]] = defaultdict(list)
+        streams: dict[str, Streams] = {hop.name: Streams() for hop in hops}
+        for number in range(arguments.rounds):
+            # The order turns, so that no hop is always the first or the last.
+            for hop in hops[number % len(hops) :] + hops[: number % len(hops)]:
+                print(f"round {number + 1}/{arguments.rounds}: {hop.name}", file=sys.stderr, flush=True)
+                for connections in (1, 16):
+                    seen = measure_short(hop, connections, arguments.seconds, key, short_body, folder)
+                    shorts[hop.name, connections].append(seen)
+                uvloop.run(measure_streams(hop, arguments.seconds, key, stream_body, streams[hop.name]))
+
+        sent = sum(seen.sent for (name, _), runs in shorts.items() if name == "llamaherd gateway" for seen in runs)
+        sent += streams["llamaherd gateway"].sent
+        stored = asyncio.run(count_events(nats.url, sent))
+        report(hops, shorts, streams)
+        print(f"\ngateway: {sent} requests counted by the clients, {stored} events on record")
+        log = gateway.log.read_text()
+        print("\n".join(line for line in log.splitlines() if "WARN" in line or "ERROR" in line))
+
+
+def report(hops: list[Hop], shorts: dict[tuple[str, int], list[Short]], streams: dict[str, Streams]) -> None:
+    def median(name: str, connections: int, field: str) -> float:
+        return statistics.median(getattr(seen, field) for seen in shorts[name, connections])
+
+    print(
+        "| hop | short, 1 conn: p50 / p99 ms | req/s | short, 16 conns: p50 / p99 ms | req/s | short failed / sent |"
+        " stream, 8 conns: first event p50 ms | failed / sent |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for hop in hops:
+        one, many = (hop.name, 1), (hop.name, 16)
+        failed = sum(seen.failed for seen in (*shorts[one], *shorts[many]))
+        sent = sum(seen.sent for seen in (*shorts[one], *shorts[many]))
+        seen = streams[hop.name]
+        first = statistics.median(seen.first_ms) if seen.first_ms else float("nan")
+        why = "".join(f" ({count} {name})" for name, count in seen.why.items())
+        print(
+            f"| {hop.name} | {median(*one, 'p50_ms'):.3f} / {median(*one, 'p99_ms'):.2f} | {median(*one, 'rate'):,.0f} "
+            f"| {median(*many, 'p50_ms'):.2f} / {median(*many, 'p99_ms'):.1f} | {median(*many, 'rate'):,.0f} "
+            f"| {failed} / {sent} | {first:.1f} | {seen.failed} / {seen.sent}{why} |"
+        )
+    gateway = "llamaherd gateway"
+    for peer in ("nginx", "llama.cpp router"):
+        if any(hop.name == peer for hop in hops):
+            p50 = median(gateway, 1, "p50_ms") / median(peer, 1, "p50_ms")
+            rate = median(gateway, 16, "rate") / median(peer, 16, "rate")
+            print(
+                f"\ngateway / {peer}: short p50 at 1 connection x {p50:.2f}, requests/s at 16 connections x {rate:.2f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=DEMO if DEMO.exists() else None, help="GGUF; default: cria")
+    parser.add_argument("--llama-server", help="default: LLAMAHERD_LLAMA_SERVER, else PATH")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How each kind of client wants to be spoken to. One module per dialect, pure."""

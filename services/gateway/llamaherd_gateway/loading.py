@@ -1,0 +1,187 @@
+"""Getting a model loaded while a request waits: ask its supervisor, watch the projection. All waiters share a load.
+
+Every wait is bounded: without an answer from a supervisor by `ask_timeout_s`, without progress by `load_timeout_s`.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.routing import pick_instance, pick_node
+from llamaherd_gateway.store import View
+from llamaherd_shared.commands import Accepted, LoadModel
+from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.subjects import Subjects
+
+ASK_AGAIN_S: Final = 2.0
+"""Asked for and still not loading: the supervisor may have been restarted and forgotten. Loading twice is one load."""
+ASK_PAUSE_S: Final = 0.25
+EXIT_NOTICE_S: Final = 3.0
+"""How long the news that an instance has exited may take from its supervisor to here."""
+LINES_TOLD: Final = 12
+"""Lines of an instance's log that an error quotes."""
+OUTSIDE_SIGNALS: Final = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
+"""Sent by somebody else: the model is not to blame, and the supervisor's restart is waited for."""
+
+_OWN_FAULT: Final = frozenset({"crash", "unhealthy"})
+"""Causes of an exit nobody asked for; after any other one the load is asked for again."""
+
+A = TypeVar("A", bound=msgspec.Struct)
+
+
+class Asks(Protocol):
+    """The part of the bus that is needed here."""
+
+    @property
+    def subjects(self) -> Subjects: ...
+
+    async def request(
+        self, subject: str, command: msgspec.Struct, reply_type: type[A], *, timeout_s: float = 5.0
+    ) -> A: ...
+
+
+class LoadFailed(Unavailable):
+    """The model was asked for and did not become ready."""
+
+
+class StillThere(Unavailable):
+    """An instance broke a connection although it runs."""
+
+
+class Loader:
+    """Loads on demand. Use from one event loop."""
+
+    def __init__(
+        self,
+        view: View,
+        bus: Asks,
+        *,
+        caught_up: asyncio.Event,
+        load_timeout_s: float,
+        ask_timeout_s: float,
+    ) -> None:
+        self._view, self._bus, self._caught_up = view, bus, caught_up
+        self._load_timeout_s, self._ask_timeout_s = load_timeout_s, ask_timeout_s
+        self._loads: dict[str, asyncio.Task[Instance]] = {}
+        self._waiting: Counter[str] = Counter()
+
+    async def ready(self, model: str) -> Instance:
+        """A ready instance of `model`, loaded if need be. Raises `HerdError`; other waiters are not disturbed."""
+        load = self._loads.get(model)
+        if load is None:
+            load = self._loads[model] = asyncio.create_task(self._load(model))
+            load.add_done_callback(lambda done: self._forget(model, done))
+        self._waiting[model] += 1
+        try:
+            return await asyncio.shield(load)
+        finally:
+            self._waiting[model] -= 1
+            if not self._waiting[model]:
+                del self._waiting[model]
+                load.cancel()
+
+    async def replacement(self, lost: Instance) -> Instance:
+        """Another ready instance after `lost` broke a connection. Raises `StillThere` when it has not exited."""
+        deadline = time.monotonic() + EXIT_NOTICE_S
+        while any(ready == lost for ready in self._view.table.ready.get(lost.model, ())):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise StillThere(f"the llama-server {lost.name} closed the connection without an answer")
+            await self._view.changed(left)
+        return await self.ready(lost.model)
+
+    def _forget(self, model: str, load: "asyncio.Task[Instance]") -> None:
+        if self._loads.get(model) is load:
+            del self._loads[model]
+        if not load.cancelled():
+            load.exception()  # retrieved by the waiters, if any is left
+
+    async def _load(self, model: str) -> Instance:
+        if not self._caught_up.is_set():
+            await self._wait_until_caught_up(model)
+        accepted: Accepted | None = None
+        asked_at = progress_at = time.monotonic()
+        seen = -1
+        while True:
+            ready = self._view.table.ready.get(model)
+            if ready:
+                return pick_instance(ready, {})
+            now = time.monotonic()
+            node = accepted.node if accepted is not None else pick_node(self._view.fleet, model)
+            instance = self._view.fleet.instances.get((node, model, 0))
+            if instance is not None:
+                if accepted is not None:
+                    _refuse_if_failed(instance, accepted)
+                if instance.sequence != seen:
+                    seen, progress_at = instance.sequence, now
+            if accepted is None or (_is_idle(instance) and now - asked_at >= ASK_AGAIN_S):
+                accepted = await self._ask(node, model)
+                asked_at = time.monotonic()
+                continue
+            if now - progress_at > self._load_timeout_s:
+                raise LoadFailed(_stuck_message(model, node, instance, self._load_timeout_s), retry_after_s=10)
+            await self._view.changed(ASK_AGAIN_S)
+
+    async def _wait_until_caught_up(self, model: str) -> None:
+        """What the gateway knows may be old: a model it does not know may be there all the same."""
+        try:
+            await asyncio.wait_for(self._caught_up.wait(), self._ask_timeout_s)
+        except TimeoutError:
+            text = f"the gateway is starting and does not know yet where {model!r} is"
+            raise Unavailable(text, retry_after_s=2) from None
+
+    async def _ask(self, node: str, model: str) -> Accepted:
+        """Ask the node's supervisor to load; one that is being restarted has `ask_timeout_s` to come back."""
+        subject = self._bus.subjects.command("supervisor", "load", node=node)
+        deadline = time.monotonic() + self._ask_timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return await self._bus.request(
+                    subject, LoadModel(model=model), Accepted, timeout_s=min(5.0, max(left, 0.1))
+                )
+            except Unavailable as error:
+                if time.monotonic() + ASK_PAUSE_S >= deadline:
+                    text = f"the model {model!r} cannot be loaded: {error.message}"
+                    raise LoadFailed(text, retry_after_s=5) from error
+            await asyncio.sleep(ASK_PAUSE_S)
+
+
+def _is_idle(instance: Instance | None) -> bool:
+    """Nothing moves towards ready by itself."""
+    return instance is None or instance.state in ("stopped", "failed", "draining", "stopping")
+
+
+def _refuse_if_failed(instance: Instance, accepted: Accepted) -> None:
+    """Raises when the load we asked for has ended badly.
+
+    An exit code is llama-server's own verdict on the model. A signal came from outside (an operator, the kernel
+    when memory ran out): the supervisor's restart is waited for, and the supervisor knows when to give up.
+    """
+    if instance.sequence <= accepted.sequence:
+        return
+    if instance.state == "failed":
+        raise LoadFailed(_failure_message(instance, instance.reason or "its llama-server gave up"), retry_after_s=30)
+    if instance.state in ("backoff", "stopped") and not instance.was_ready and instance.cause in _OWN_FAULT:
+        if instance.state == "backoff" and instance.signal in OUTSIDE_SIGNALS:
+            return
+        how = f"signal {instance.signal}" if instance.signal else f"exit code {instance.exit_code}"
+        raise LoadFailed(
+            _failure_message(instance, f"its llama-server ended ({how}) before it was ready"), retry_after_s=10
+        )
+
+
+def _failure_message(instance: Instance, why: str) -> str:
+    text = f"the model {instance.model!r} could not be loaded on {instance.node}: {why}"
+    if instance.last_lines:
+        text += "\nlast lines of its log:\n" + "\n".join(instance.last_lines[-LINES_TOLD:])
+    return text
+
+
+def _stuck_message(model: str, node: str, instance: Instance | None, timeout_s: float) -> str:
+    where = f"{instance.state}, stage {instance.stage or '-'}, {instance.ratio:.0%}" if instance else "not started"
+    return f"the model {model!r} made no progress towards ready on {node} for {timeout_s:g} s ({where})"

@@ -1,0 +1,372 @@
+"""The hot path inside uvicorn: its httptools protocol, with an `Exchange` in the place of its own cycle on hot routes.
+
+uvicorn keeps doing what it does well: keep-alive timers, flow control, every other route as ASGI. The seam is not a
+documented interface of uvicorn; `tests/unit/gateway/test_uvicorn_seam.py` holds it still.
+"""
+
+import asyncio
+import time
+from email.utils import formatdate
+from typing import Any, Final
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from llamaherd_gateway.dialects.openai import Problem, render_problem
+from llamaherd_gateway.exchange import Exchange
+from llamaherd_gateway.heads import render_status_line
+from llamaherd_gateway.loading import Loader
+from llamaherd_gateway.projection import Instance, InstanceKey
+from llamaherd_gateway.routing import pick_instance
+from llamaherd_gateway.settings import GatewaySettings
+from llamaherd_gateway.store import View
+from llamaherd_gateway.upstream import Pool
+from llamaherd_shared.bus import Bus
+from llamaherd_shared.events import encode_event
+from llamaherd_shared.upstream_key import upstream_key
+
+HOT_ROUTES: Final = frozenset(
+    {
+        b"/v1/chat/completions",
+        b"/v1/completions",
+        b"/v1/embeddings",
+        b"/tokenize",
+        b"/detokenize",
+        b"/apply-template",
+    }
+)
+"""POST routes that are relayed. The last three are llama-server's own, with a `model` field added."""
+
+PIPELINED: Final = 8
+"""Requests that may wait behind the one being answered before the connection is no longer read."""
+LINGER_S: Final = 2.0
+"""How long the rest of a refused body is read and thrown away: closing at once would reset the answer away."""
+SWEEP_S: Final = 1.0
+RECORD_S: Final = 0.01
+"""How long events are collected. Publishing each one at once would stand in the way of the client's next request."""
+
+
+class Relay:
+    """What all exchanges share."""
+
+    def __init__(
+        self, *, settings: GatewaySettings, node: str, secret: bytes, view: View, loader: Loader, bus: Bus, log: Any
+    ) -> None:
+        self.settings, self.node, self.loader, self.log = settings, node, loader, log
+        self.date_header = b""
+        self.server_state = ServerState()
+        self.connection_closed = asyncio.Event()
+        """Set whenever a client connection has ended."""
+        self._secret, self._view, self._bus = secret, view, bus
+        self._pools: dict[InstanceKey, Pool] = {}
+        self._loop = asyncio.get_running_loop()
+        self._complete: list[Exchange] = []
+        self._dropped = 0
+        view.on_change.append(self._retire_pools)
+
+    def ready_instance(self, model: str) -> Instance | None:
+        """`None`: nothing is ready for this model now."""
+        ready = self._view.table.ready.get(model)
+        if not ready:
+            return None
+        if len(ready) == 1:
+            return ready[0]
+        return pick_instance(ready, {key: pool.in_flight for key, pool in self._pools.items()})
+
+    def pool_of(self, instance: Instance) -> Pool:
+        """Connections to this spawn of the instance."""
+        pool = self._pools.get(instance.key)
+        if pool is None or pool.instance.generation < instance.generation:
+            key = upstream_key(
+                self._secret,
+                node=instance.node,
+                model=instance.model,
+                index=instance.index,
+                generation=instance.generation,
+            )
+            if pool is not None:
+                pool.retire(gone=True)
+            pool = self._pools[instance.key] = Pool(
+                instance, key, loop=self._loop, connect_timeout_s=self.settings.connect_timeout_s
+            )
+        return pool
+
+    def record(self, exchange: Exchange) -> None:
+        """Take note of a complete exchange; its event goes out within `RECORD_S`."""
+        self._complete.append(exchange)
+        if len(self._complete) == 1:
+            self._loop.call_later(RECORD_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand the events of complete exchanges to the bus."""
+        complete, self._complete = self._complete, []
+        for exchange in complete:
+            event = exchange.event()
+            subject = self._bus.subjects.request(self.node, exchange.subject_model, event.outcome)
+            if not self._bus.offer(subject, encode_event(event), msg_id=event.request_id):
+                self._dropped += 1
+
+    def _retire_pools(self) -> None:
+        """Leave instances that take no more work; those that are gone lose what is still open."""
+        for key, pool in list(self._pools.items()):
+            now = self._view.fleet.instances.get(key)
+            same = now is not None and now.generation == pool.instance.generation
+            if same and now is not None and now.state == "ready":
+                continue
+            del self._pools[key]
+            pool.retire(gone=not same or now is None or now.state in ("stopped", "backoff", "failed"))
+
+    def close_idle(self) -> None:
+        """On stop, after the last request."""
+        for pool in self._pools.values():
+            pool.retire(gone=False)
+            pool.abort()
+        self.flush()
+
+    async def sweep(self) -> None:
+        """Once a second: the date, and everything that has been silent for too long. Runs until cancelled."""
+        while True:
+            date = formatdate(usegmt=True).encode()
+            self.date_header = b"date: %s\r\n" % date
+            self.server_state.default_headers = [(b"date", date)]
+            now = time.monotonic()
+            for protocol in list(self.server_state.connections):
+                if isinstance(protocol, RelayProtocol):
+                    protocol.check(now)
+            if self._dropped:
+                self.log.warning("requests were served that the bus could not take note of", dropped=self._dropped)
+                self._dropped = 0
+            await asyncio.sleep(SWEEP_S)
+
+
+class RelayProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    def __init__(self, config: Config, relay: Relay) -> None:
+        super().__init__(config, relay.server_state, {})
+        self.relay = relay
+        self._max_head_bytes = relay.settings.max_head_bytes
+        self._exchange: Exchange | None = None
+        """Whose turn it is."""
+        self._fed_bytes = 0
+        """Since the message began, as far as its head is concerned."""
+        self._began = self._head_began = time.monotonic()
+        """The first stays; the second is 0 between the heads."""
+        self._idle_since = 0.0
+        """0 while there is something to answer."""
+        self._write_paused_at = 0.0
+        self._lingering = False
+        self._deaf = False
+        """What comes in is no longer read as HTTP."""
+
+    # From the transport.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        waiting = [cycle for cycle, _ in self.pipeline]
+        super().connection_lost(exc)
+        for cycle in (self._exchange, self.cycle, *waiting):
+            if isinstance(cycle, Exchange):
+                cycle.client_gone()
+        self.pipeline.clear()
+        self.relay.connection_closed.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._fed_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # nothing is upgraded here; the answer goes out, then the connection closes
+        except httptools.HttpParserError as error:
+            self._refuse_garbage(error)
+        else:
+            if not self._head_began:
+                self._fed_bytes = 0
+            elif self._fed_bytes > self._max_head_bytes:
+                self._refuse_garbage(None)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_paused_at = time.monotonic()
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_paused_at = 0.0
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # From the parser.
+
+    def on_message_begin(self) -> None:
+        # uvicorn makes its scope here; hot routes do without one.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._began = self._head_began = time.monotonic()
+        self._idle_since = 0.0
+
+    def on_headers_complete(self) -> None:
+        self._head_began = 0.0
+        if self._fed_bytes > self._max_head_bytes and self._head_size() > self._max_head_bytes:
+            raise HeadTooLarge
+        target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
+        path = target.partition(b"?")[0]
+        if path not in HOT_ROUTES or self.parser.get_method() != b"POST":
+            self._start_asgi()
+            return
+        version = self.parser.get_http_version()
+        exchange = Exchange(
+            self,
+            path=path,
+            target=target,
+            headers=self.headers,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
+            http_1_0=version == "1.0",
+            expects_continue=self.expect_100_continue,
+            began=self._began,
+        )
+        before: Any = self.cycle
+        self.cycle = exchange  # type: ignore[assignment]
+        if before is None or before.response_complete:
+            self._take_turn(exchange)
+        else:
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if len(self.pipeline) >= PIPELINED:
+                self.flow.pause_reading()
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _start_asgi(self) -> None:
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is Exchange:
+            cycle.feed(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is not Exchange:
+            super().on_message_complete()
+        elif self._lingering:
+            self.transport.close()
+        else:
+            cycle.end_of_request()
+
+    # Turns.
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        # uvicorn calls this for the next request in the pipeline.
+        if type(cycle) is Exchange:
+            self._take_turn(cycle)
+        else:
+            self._exchange = None
+            super()._start_asgi_task(cycle, app)
+
+    def _take_turn(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        exchange.take_turn()
+
+    def exchange_finished(self, exchange: Exchange) -> None:
+        """An exchange has written its answer."""
+        self._exchange = None
+        if not exchange.complete:
+            self._linger()
+        elif not exchange.keep_alive or self._deaf:
+            self.transport.close()
+        elif self.pipeline:
+            # Not at once: a pipeline full of refusals would go as deep into the stack as it is long.
+            self.loop.call_soon(self.on_response_complete)
+        else:
+            self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Next in the pipeline, or idle. Replaces uvicorn's, whose timer for every answer costs more than a sweep."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            if len(self.pipeline) < PIPELINED:
+                self.flow.resume_reading()
+            self._start_asgi_task(cycle, app)
+            return
+        self.flow.resume_reading()
+        if self._deaf:
+            self.transport.close()
+        elif not self._head_began:
+            self._idle_since = time.monotonic()
+
+    def _linger(self) -> None:
+        """The client is still sending what was refused: read on for a moment, then close."""
+        self._lingering = True
+        self.flow.resume_reading()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _refuse_garbage(self, error: httptools.HttpParserError | None) -> None:
+        """This is no HTTP, or too much of it. Answered only if no other answer is under way."""
+        self._deaf = True
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if isinstance(cycle, Exchange) and not cycle.complete:
+                self.transport.abort()  # the body itself is broken: chunk sizes that are none, for one
+            return
+        too_large = error is None or isinstance(error.__context__, HeadTooLarge)
+        limit = self.relay.settings.max_head_bytes
+        message = f"the request's head is larger than {limit} bytes" if too_large else f"not an HTTP request: {error}"
+        body = render_problem(Problem(status=431 if too_large else 400, message=message))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(render_status_line(431 if too_large else 400) + head + body)
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    # Time.
+
+    def check(self, now: float) -> None:
+        """Called about once a second (`Relay.sweep`)."""
+        settings = self.relay.settings
+        if self._head_began and now - self._head_began > settings.receive_timeout_s:
+            self.transport.abort()
+        elif self._write_paused_at and now - self._write_paused_at > settings.stalled_client_s:
+            self.transport.abort()
+        elif self._exchange is not None:
+            self._exchange.check(now)
+        elif self._idle_since and now - self._idle_since > settings.keep_alive_s:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """Take no more requests; answer the one in flight, then close."""
+        super().shutdown()
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+
+    def stop(self) -> None:
+        """Waited long enough: end what is in flight with an error, and close."""
+        if self._exchange is not None:
+            self._exchange.stop()
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class HeadTooLarge(Exception):
+    """Raised through the parser, which wraps it."""
+
+
+def _origin_form(url: bytes) -> bytes:
+    """Path and query of an absolute URL (RFC 9112, section 3.2.2); anything else as it is."""
+    if not url.startswith((b"http://", b"https://")):
+        return url
+    parsed = httptools.parse_url(url)
+    path: bytes = parsed.path or b"/"
+    return path + b"?" + parsed.query if parsed.query else path

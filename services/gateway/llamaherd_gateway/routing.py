@@ -1,0 +1,105 @@
+"""Where a request goes: to a ready instance, or to a node that can load its model, or back with the known names."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from llamaherd_gateway.projection import Fleet, Instance, InstanceKey
+from llamaherd_shared.errors import NotFound, Unavailable
+
+NAMES_TOLD: Final = 20
+"""How many known models an error names."""
+
+_LOAD_FIRST: Final = {"loading": 0, "backoff": 1, "stopping": 2, "draining": 3, "stopped": 4, "failed": 5}
+"""Where a load is under way already, a second one elsewhere would be a waste."""
+
+
+class UnknownModel(NotFound):
+    """No node has a file for this name."""
+
+
+class ModelUnusable(Unavailable):
+    """The name is known, but no node can serve it now."""
+
+
+class Table(msgspec.Struct, frozen=True):
+    """The herd, arranged for one look-up per request. Built anew at every change."""
+
+    ready: dict[str, tuple[Instance, ...]]
+    """By model: instances that take work."""
+    known: tuple[str, ...]
+    """Every model that can be asked for, sorted."""
+
+
+def build_table(fleet: Fleet) -> Table:
+    """A ready instance stays in even when its node's supervisor is gone: it outlives it."""
+    ready: dict[str, tuple[Instance, ...]] = {}
+    for key in sorted(fleet.instances):
+        instance = fleet.instances[key]
+        if instance.state == "ready":
+            ready[instance.model] = (*ready.get(instance.model, ()), instance)
+    on_disk = {model.model for model in fleet.models.values() if model.rejected is None and _joined(fleet, model.node)}
+    return Table(ready, tuple(sorted(on_disk | set(ready))))
+
+
+def pick_instance(instances: tuple[Instance, ...], in_flight: Mapping[InstanceKey, int]) -> Instance:
+    """The one with the fewest requests of ours per slot; ties go to the first by name."""
+    if len(instances) == 1:
+        return instances[0]
+    return min(instances, key=lambda instance: in_flight.get(instance.key, 0) / max(instance.slots, 1))
+
+
+def pick_node(fleet: Fleet, model: str) -> str:
+    """The node to ask for a load: one that loads it already, else the one with the fewest live instances.
+
+    Raises `UnknownModel` when nobody has the file, `ModelUnusable` when it cannot be served.
+    """
+    files = [found for found in fleet.models.values() if found.model == model]
+    if not files:
+        raise UnknownModel(unknown_model_message(model, build_table(fleet).known))
+    here = [found for found in files if _joined(fleet, found.node)]
+    if not here:
+        nodes = ", ".join(sorted(found.node for found in files))
+        raise ModelUnusable(f"the model {model!r} is on {nodes}, where no supervisor runs now", retry_after_s=5)
+    usable = sorted(found.node for found in here if found.rejected is None)
+    if not usable:
+        raise ModelUnusable(f"the model {model!r} on {here[0].node} cannot be served: {here[0].rejected}")
+    return min(usable, key=lambda node: (_load_rank(fleet, node, model), _live_on(fleet, node)))
+
+
+def unknown_model_message(model: str, known: tuple[str, ...]) -> str:
+    """One sentence that names what there is, and what was probably meant."""
+    asked = model if len(model) <= 100 else model[:100] + "..."
+    text = f"the model {asked!r} does not exist"
+    folded = {name.casefold(): name for name in known}
+    wanted = asked.casefold().removesuffix(".gguf")
+    near = [wanted] if wanted in folded else difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    if near:
+        text += f"; did you mean {folded[near[0]]!r}?"
+    if not known:
+        return f"{text}; no model is known: put a .gguf file into the models folder"
+    more = f" and {len(known) - NAMES_TOLD} more (GET /v1/models)" if len(known) > NAMES_TOLD else ""
+    separator = " Known:" if near else "; known:"
+    return f"{text}{separator} {', '.join(known[:NAMES_TOLD])}{more}"
+
+
+def _joined(fleet: Fleet, node: str) -> bool:
+    known = fleet.nodes.get(node)
+    return known is not None and known.joined
+
+
+def _load_rank(fleet: Fleet, node: str, model: str) -> int:
+    ranks = [
+        _LOAD_FIRST.get(instance.state, 9)
+        for instance in fleet.instances.values()
+        if instance.node == node and instance.model == model
+    ]
+    return min(ranks, default=4)
+
+
+def _live_on(fleet: Fleet, node: str) -> int:
+    return sum(
+        instance.node == node and instance.state in ("ready", "loading") for instance in fleet.instances.values()
+    )

@@ -1,0 +1,36 @@
+"""What can be set about the gateway: the mapping `gateway:` of llamaherd.yaml, or `LLAMAHERD_GATEWAY_*`."""
+
+from typing import Annotated
+
+import msgspec
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Times are seconds of silence unless they say otherwise: a busy request is never cut."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    """0: any free port; the log says which."""
+    load_timeout_s: Seconds = 120.0
+    """How long a request waits for a model to be loaded without any progress event."""
+    ask_timeout_s: Seconds = 10.0
+    """How long a request waits for a supervisor that does not answer: time for it to be restarted."""
+    connect_timeout_s: Seconds = 3.0
+    """To connect to a llama-server."""
+    answer_timeout_s: Seconds = 3600.0
+    """How long a llama-server may be silent while it works on a request (its own `--timeout` is the same)."""
+    receive_timeout_s: Seconds = 30.0
+    """For a request's head in all, and between two pieces of its body."""
+    stalled_client_s: Seconds = 120.0
+    """A client that takes nothing of its answer for so long is cut off: it holds a slot."""
+    keep_alive_s: Seconds = 75.0
+    """How long an idle client connection is kept."""
+    drain_timeout_s: Seconds = 5.0
+    """How long a stop waits for requests in flight."""
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 2**20
+    """Largest request body; images arrive inside the JSON."""
+    max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32 * 2**10
+    """Largest request line and headers together."""

@@ -1,0 +1,284 @@
+"""Connections to llama-servers: pooled, kept alive only as far as llama-server really does.
+
+llama-server (cpp-httplib) announces `Keep-Alive: timeout=5, max=100` and closes all the same: after every
+streamed (chunked) answer, after every error, after the `max`-th answer, and when idle. So here a connection is
+
+- closed after a chunked answer, and retired before `max` is reached;
+- dropped when it turned readable, or has been idle for `IDLE_S`;
+- never trusted: a request on a reused connection that closed before the first byte of an answer is repeated by
+  its exchange, once, on a fresh one.
+"""
+
+import asyncio
+import contextlib
+import socket
+from typing import Final, Protocol, cast
+
+import httptools
+import msgspec
+
+from llamaherd_gateway.heads import Header, keep_header, render_request_start
+from llamaherd_gateway.projection import Instance
+
+IDLE_S: Final = 4.0
+"""llama-server closes an idle connection after 5 s."""
+MAX_REQUESTS: Final = 100
+"""cpp-httplib's default, used until a server has announced its own."""
+IDLE_CONNECTIONS: Final = 64
+"""Kept per instance: each holds a thread of llama-server."""
+GONE_GRACE_S: Final = 1.0
+"""How long bytes of an instance that has exited may still be under way."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Head of an answer, without what must not be forwarded."""
+
+    status: int
+    headers: list[Header]
+    length: int | None
+    """`None`: chunked, or ended by the connection's end."""
+
+
+class Receiver(Protocol):
+    """Who sent the request (`exchange.py`). Neither method may block."""
+
+    def received(self, head: Head | None, body: bytes, end: bool) -> None:
+        """What one read brought: the head once, some body, whether the answer is complete."""
+
+    def upstream_lost(self, *, before_first_byte: bool, reused: bool) -> None:
+        """The connection ended before the answer did. Called at most once, and not after `end`."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._parser = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._requests = 0
+        self._max_requests = MAX_REQUESTS
+        self._headers: list[Header] = []
+        self._parts: list[bytes] = []
+        self._head: Head | None = None
+        self._length: int | None = None
+        self._chunked = False
+        self._answering = False
+        self._any_bytes = False
+        self._complete = False
+        self._keep = False
+        self._paused = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if self._pool.gone:
+            self.transport.abort()
+            return
+        self._pool.connections.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            # A host that vanished sends no reset: notice within half a minute.
+            with contextlib.suppress(OSError, AttributeError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+    def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
+        """Send one request; the answer goes to `receiver`."""
+        self._receiver = receiver
+        self._requests += 1
+        self._any_bytes = self._complete = self._answering = False
+        if len(body) < 65536:
+            self.transport.write(b"%b%b" % (head, body))
+        else:
+            self.transport.writelines((head, body))
+
+    def pause(self) -> None:
+        """The client does not keep up: read no more."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
+
+    def abandon(self) -> None:
+        """The client has left: closing the connection stops the generation."""
+        self._receiver = None
+        self.transport.abort()
+
+    # What httptools reports.
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._length = None
+        self._chunked = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if keep_header(name):
+            self._headers.append((name, value))
+        elif name == b"content-length":
+            self._length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = value.lower().endswith(b"chunked")
+        elif name == b"keep-alive" and self._requests == 1:
+            self._max_requests = _announced_max(value)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:
+            self._answering = True
+            self._head = Head(status, self._headers, None if self._chunked else self._length)
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._answering:
+            # Outside this callback httptools always says no.
+            self._keep = self._parser.should_keep_alive()
+            self._complete = True
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None or self._complete:
+            self.transport.abort()  # nothing was asked: this connection cannot be trusted
+            return
+        self._any_bytes = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, ValueError):
+            self._receiver = None
+            self.transport.abort()
+            receiver.upstream_lost(before_first_byte=False, reused=False)
+            return
+        parts = self._parts
+        if len(parts) == 1:
+            body = parts[0]
+            self._parts = []
+        elif parts:
+            body = b"".join(parts)
+            self._parts = []
+        else:
+            body = b""
+        head, self._head = self._head, None
+        if self._complete:
+            self._finish()
+        receiver.received(head, body, self._complete)
+
+    def _finish(self) -> None:
+        """Back into the pool, if this connection can be used once more."""
+        self._receiver = None
+        self.resume()
+        reusable = (
+            self._keep
+            and not self._chunked
+            and self._requests < self._max_requests - 1
+            and not self.transport.get_write_buffer_size()
+        )
+        if not (reusable and self._pool.give(self)):
+            self.transport.close()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._pool.forget(self)
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        if self._answering and not self._chunked and self._length is None and error is None:
+            receiver.received(None, b"", True)  # an answer without a length ends with the connection
+        else:
+            receiver.upstream_lost(before_first_byte=not self._any_bytes, reused=self._requests > 1)
+
+
+class Pool:
+    """All connections to one spawn of one instance."""
+
+    def __init__(self, instance: Instance, key: str, *, loop: asyncio.AbstractEventLoop, connect_timeout_s: float):
+        self.instance = instance
+        self.in_flight = 0
+        """Requests being answered."""
+        self.connections: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
+        self._starts: dict[bytes, bytes] = {}
+        self._retired = False
+        self.gone = False
+        """The process has exited: a connection to its address is to nobody, or to somebody else."""
+
+    def request_start(self, path: bytes) -> bytes:
+        """First part of a request's head (`heads.render_request_start`)."""
+        start = self._starts.get(path)
+        if start is None:
+            start = render_request_start(path, self.instance.host, self.instance.port, self._key)
+            # A query string makes a path of its own: do not remember those.
+            if b"?" not in path:
+                self._starts[path] = start
+        return start
+
+    def take(self) -> Connection | None:
+        """An idle connection, the one used last; `None` when there is none to trust."""
+        now = self._loop.time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.transport.is_closing():
+                continue
+            if now - connection.idle_since < IDLE_S:
+                return connection
+            # All others are older still.
+            connection.transport.close()
+            for older in self._idle:
+                older.transport.close()
+            self._idle.clear()
+        return None
+
+    async def dial(self) -> Connection:
+        """A new connection. Raises `OSError` (`TimeoutError` is one)."""
+        dialling = self._loop.create_connection(lambda: Connection(self), self.instance.host, self.instance.port)
+        _, connection = await asyncio.wait_for(dialling, self._connect_timeout_s)
+        return connection
+
+    def give(self, connection: Connection) -> bool:
+        """Take a connection back; `False` when it is not wanted."""
+        if self._retired or len(self._idle) >= IDLE_CONNECTIONS or connection.transport.is_closing():
+            return False
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def retire(self, *, gone: bool) -> None:
+        """No new requests. With `gone`, the process has exited: what is still open ends after a moment."""
+        self._retired = True
+        self.gone = gone
+        for connection in self._idle:
+            connection.transport.close()
+        self._idle.clear()
+        if gone:
+            self._loop.call_later(GONE_GRACE_S, self.abort)
+
+    def abort(self) -> None:
+        """End every connection at once; exchanges learn that theirs was lost."""
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+
+def _announced_max(value: bytes) -> int:
+    """`max` of a `Keep-Alive` header."""
+    for part in value.split(b","):
+        name, _, number = part.strip().partition(b"=")
+        if name == b"max" and number.isdigit():
+            return int(number)
+    return MAX_REQUESTS

@@ -1,0 +1,247 @@
+"""The gateway's process: starting, stopping, losing its neighbours, and clients that go silent."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from harness.deadline import until, wait_until
+from harness.gateway import GatewayProcess, Herd, open_herd
+from harness.nats import NatsServer
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path / "nats").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start(tmp_path: Path, nats: NatsServer) -> Iterator[Callable[..., GatewayProcess]]:
+    """Starts gateways that end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def starter(**settings: Any) -> GatewayProcess:
+            process = GatewayProcess(tmp_path / "gateway", nats.url, **settings).start()
+            stack.callback(process.stop)
+            return process
+
+        yield starter
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hello"}], **fields}
+
+
+def run(nats: NatsServer, gateway: GatewayProcess, scenario: Callable[[Herd], Any]) -> None:
+    async def main() -> None:
+        async with open_herd(nats.url, gateway) as herd:
+            await asyncio.wait_for(scenario(herd), 60)
+
+    asyncio.run(main())
+
+
+async def send(gateway: GatewayProcess, body: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    content = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+    )
+    return reader, writer
+
+
+def test_a_stop_lets_a_stream_finish(nats: NatsServer, start: Callable[..., GatewayProcess]) -> None:
+    gateway = start()
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m", tokens=10, delay_token_s=0.1)
+        reader, writer = await send(gateway, chat(stream=True))
+        await reader.readuntil(b"tok1")
+        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+        rest = await reader.read()
+        assert b"[DONE]" in rest
+        assert await stopping < 5
+        writer.close()
+        (event,) = await herd.finished(1, model="m")
+        assert event.outcome == "ok"
+
+    run(nats, gateway, scenario)
+    assert gateway.process is not None
+    assert gateway.process.returncode == 0
+
+
+def test_a_stop_does_not_wait_for_ever(nats: NatsServer, start: Callable[..., GatewayProcess]) -> None:
+    gateway = start(drain_timeout_s=0.5)
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m", tokens=10_000, delay_token_s=0.05)
+        reader, writer = await send(gateway, chat(stream=True))
+        _, idle = await asyncio.open_connection("127.0.0.1", gateway.port)
+        await reader.readuntil(b"tok1")
+        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+        rest = await reader.read()
+        assert b'data: {"error":{"message":"the gateway is being stopped"' in rest
+        assert b"[DONE]" not in rest
+        assert await stopping < 6
+        writer.close()
+        idle.close()
+        (event,) = await herd.finished(1, model="m")
+        assert (event.outcome, event.status) == ("error", 200)
+
+    run(nats, gateway, scenario)
+
+
+def test_without_the_bus_it_serves_what_it_knows_and_records_it_later(
+    nats: NatsServer, start: Callable[..., GatewayProcess]
+) -> None:
+    gateway = start(ask_timeout_s=1)
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_model("other")
+        await herd.add_ready_model("m")
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+            nats.kill()
+            await until(lambda: httpx_status(gateway, "/readyz") == 503)
+            assert (await client.get("/healthz")).status_code == 200
+            for _ in range(3):
+                assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+            began = time.monotonic()
+            lost = await client.post("/v1/chat/completions", json=chat(model="other"))
+            assert lost.status_code == 503
+            assert time.monotonic() - began < 10
+            nats.start()
+            await until(lambda: httpx_status(gateway, "/readyz") == 200)
+        await herd.finished(4, model="m", within_s=20)
+
+    run(nats, gateway, scenario)
+
+
+def httpx_status(gateway: GatewayProcess, path: str) -> int:
+    return httpx.get(gateway.url + path, timeout=5).status_code
+
+
+def test_it_is_whole_again_after_kill_9_and_without_its_projection(
+    nats: NatsServer, start: Callable[..., GatewayProcess]
+) -> None:
+    gateway = start()
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m")
+        models = await asyncio.to_thread(httpx.get, f"{gateway.url}/v1/models")
+        for forget in (False, True):
+            gateway.kill()
+            if forget:
+                for file in gateway.folder.glob("projections/gateway.*"):
+                    file.unlink()
+            await asyncio.to_thread(gateway.start)
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+                assert (await client.get("/v1/models")).json() == models.json()
+                assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+        assert herd.loads == []
+
+    run(nats, gateway, scenario)
+
+
+def test_an_instance_that_hangs_is_left_when_it_is_said_to_be_gone(
+    nats: NatsServer, start: Callable[..., GatewayProcess]
+) -> None:
+    gateway = start()
+
+    async def scenario(herd: Herd) -> None:
+        async def leave_it_to_the_restart(_: str) -> None:
+            return None
+
+        await herd.add_ready_model("m")
+        herd.on_load = leave_it_to_the_restart
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+            hung = herd.processes["m"]
+            hung.send_signal(signal.SIGSTOP)
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+            await asyncio.sleep(0.3)
+            assert not asking.done()
+            await herd.say_exited("m", cause="unhealthy", restart_at_ns=1)
+            await herd.start("m")
+            assert (await asking).status_code == 200
+            hung.kill()
+            await hung.wait()
+
+    run(nats, gateway, scenario)
+
+
+def test_silence_is_ended_by_deadlines(nats: NatsServer, start: Callable[..., GatewayProcess]) -> None:
+    gateway = start(receive_timeout_s=1, answer_timeout_s=1, stalled_client_s=1, keep_alive_s=1)
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m", text=" ".join(["x" * 100_000] * 160), delay_first_token_s=0)
+
+        async def half_a_head() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"POST /v1/chat")
+            assert await reader.read() == b""
+            writer.close()
+
+        async def half_a_body() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+            writer.close()
+
+        async def idle() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+        async def stalled() -> None:
+            _, writer = await send(gateway, chat(stream=True))
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            (event,) = await herd.finished(1, model="m")
+            assert event.outcome == "cancelled"
+            writer.close()
+
+        await asyncio.wait_for(asyncio.gather(half_a_head(), half_a_body(), idle(), stalled()), 15)
+        herd.switch("m", delay_first_token_s=30)
+        reader, writer = await send(gateway, chat())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 504")
+        writer.close()
+
+    run(nats, gateway, scenario)
+
+
+def test_a_port_in_use_is_one_sentence(nats: NatsServer, tmp_path: Path) -> None:
+    gateway = GatewayProcess(tmp_path / "gateway", nats.url)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", gateway.port))
+        taken.listen()
+        gateway.start(wait_ready=False)
+        assert gateway.process is not None
+        wait_until(lambda: gateway.process is not None and gateway.process.poll() is not None, within_s=20)
+
+    assert gateway.process.returncode == 1
+    log = gateway.log.read_text()
+    assert f"cannot listen on 127.0.0.1:{gateway.port}: the port is in use" in log
+    assert "Traceback" not in log
+
+
+def test_an_unknown_setting_is_one_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "llamaherd.yaml"
+    config.write_text("gateway:\n  prot: 8080\n")
+    command = [sys.executable, "-m", "llamaherd_gateway", "--config", str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert f"{config}:2:3: unknown setting `gateway.prot`" in ended.stderr

@@ -1,0 +1,46 @@
+"""What crosses the hop and what does not."""
+
+import pytest
+
+from llamaherd_gateway.heads import (
+    FORWARDED,
+    is_event_stream,
+    keep_header,
+    render_request_end,
+    render_request_start,
+    render_status_line,
+)
+
+
+@pytest.mark.parametrize(
+    "name", [b"authorization", b"x-api-key", b"x-conversation-id", b"connection", b"accept-encoding", b"cookie"]
+)
+def test_credentials_and_hop_by_hop_headers_never_reach_llama_server(name: bytes) -> None:
+    assert name not in FORWARDED
+
+
+@pytest.mark.parametrize(
+    "name", [b"connection", b"keep-alive", b"transfer-encoding", b"access-control-allow-origin", b"server"]
+)
+def test_what_is_ours_to_say_is_dropped_from_answers(name: bytes) -> None:
+    assert not keep_header(name)
+
+
+def test_other_headers_of_an_answer_are_kept() -> None:
+    assert keep_header(b"content-type")
+    assert keep_header(b"x-anything")
+
+
+def test_a_request_head_is_whole() -> None:
+    head = render_request_start(b"/v1/completions?x=1", "::1", 80, "k") + render_request_end(b"accept: a\r\n", b"t", 5)
+    assert head == (
+        b"POST /v1/completions?x=1 HTTP/1.1\r\nhost: [::1]:80\r\nauthorization: Bearer k\r\n"
+        b"accept: a\r\ntraceparent: t\r\ncontent-length: 5\r\n\r\n"
+    )
+
+
+def test_status_lines_and_streams() -> None:
+    assert render_status_line(404) == b"HTTP/1.1 404 Not Found\r\n"
+    assert render_status_line(599) == b"HTTP/1.1 599 Unknown\r\n"
+    assert is_event_stream([(b"content-type", b"text/event-stream; charset=utf-8")])
+    assert not is_event_stream([(b"content-type", b"application/json")])
