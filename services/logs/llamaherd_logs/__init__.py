@@ -1,0 +1,1 @@
+"""Every log line of the herd, kept and searchable; see README.md."""

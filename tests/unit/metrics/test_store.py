@@ -1,0 +1,157 @@
+"""What the recorder keeps, on SQLite in memory."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamaherd_metrics.rollup import Rung
+from llamaherd_metrics.store import MAX_POINTS, SCHEMA, read_history, record
+from llamaherd_shared.bus import Recorded
+from llamaherd_shared.commands import HistoryQuery
+from llamaherd_shared.errors import Rejected
+from llamaherd_shared.events.sample import Sample
+
+NOW_S = 1_800_000_000
+NS = 1_000_000_000
+RUNGS = (Rung(1, 120), Rung(10, 300), Rung(60, 900), Rung(600, 3600))
+TABLES = ("shape", "raw", "rollup_10s", "rollup_60s", "rollup_600s", "clock", "refused")
+
+Entry = tuple[Recorded, Sample]
+
+
+def entry(at_s: float, values: dict[str, float], *, stored_s: float | None = None, source: str = "host") -> Entry:
+    sample = Sample(node="box", source=source, at_ns=int(at_s * NS), values=values)
+    return Recorded("HERD_METRICS", 1, int((at_s if stored_s is None else stored_s) * NS), "s", b""), sample
+
+
+def database() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(SCHEMA)
+    return db
+
+
+def recorded(entries: Sequence[Entry], *, rungs: Sequence[Rung] = RUNGS) -> sqlite3.Connection:
+    db = database()
+    record(db, rungs, entries)
+    return db
+
+
+def content(db: sqlite3.Connection) -> dict[str, list[Any]]:
+    return {table: db.execute(f"select * from {table} order by 1, 2").fetchall() for table in TABLES}
+
+
+def history(db: sqlite3.Connection, **query: Any) -> list[tuple[str, list[float], list[float]]]:
+    asked = {"from_ns": 0, "to_ns": 2 * NOW_S * NS} | query
+    return [(one.name, one.at_s, one.mean) for one in read_history(db, RUNGS, HistoryQuery(**asked)).series]
+
+
+sources = st.sampled_from(["host", "gpu/0"])
+numbers = st.floats(allow_nan=True, allow_infinity=True, width=64)
+values = st.dictionaries(st.sampled_from(["a_pct", "b_bytes"]), numbers, max_size=2)
+streams = st.lists(st.tuples(st.integers(0, 40), st.integers(-200, 90), sources, values), max_size=40)
+"""Seconds since the one before was stored, how far the sample's own time is from that, source, values."""
+
+
+@settings(max_examples=30, deadline=None)
+@given(streams, st.lists(st.integers(1, 7), min_size=1, max_size=40))
+def test_content_does_not_depend_on_how_the_stream_was_cut(steps: list[Any], sizes: list[int]) -> None:
+    entries, stored_s = [], NOW_S
+    for pause_s, offset_s, source, named in steps:
+        stored_s += pause_s
+        entries.append(entry(stored_s + offset_s, named, stored_s=stored_s, source=source))
+    cut, rest = database(), entries
+    for size in [*sizes, len(entries)]:
+        if batch := rest[:size]:
+            record(cut, RUNGS, batch)
+        rest = rest[size:]
+
+    assert repr(content(cut)) == repr(content(recorded(entries) if entries else database()))
+
+
+def test_sample_that_comes_twice_counts_once() -> None:
+    once, twice = entry(NOW_S, {"a": 1.0}), entry(NOW_S, {"a": 5.0}, stored_s=NOW_S + 100)
+
+    db = recorded([once, twice])
+
+    assert db.execute("select count from rollup_10s").fetchall() == [(1,)]
+    assert db.execute("select reason, count from refused").fetchall() == [("duplicate", 1)]
+    assert history(db) == [("a", [NOW_S], [1.0])]
+
+
+def test_late_sample_enters_the_bucket_it_belongs_to() -> None:
+    db = recorded(
+        [entry(NOW_S, {"a": 1.0}), entry(NOW_S + 60, {"a": 9.0}), entry(NOW_S + 5, {"a": 3.0}, stored_s=NOW_S + 61)]
+    )
+
+    assert [row[0] for row in db.execute("select count from rollup_10s order by id")] == [2, 1]
+    assert history(db, from_ns=NOW_S * NS, to_ns=(NOW_S + 20) * NS, max_points=2) == [("a", [NOW_S], [2.0])]
+
+
+def test_sample_beyond_the_raw_rows_is_refused() -> None:
+    db = recorded([entry(NOW_S, {"a": 1.0}), entry(NOW_S - 600, {"a": 1.0}, stored_s=NOW_S)])
+
+    assert db.execute("select source, reason from refused").fetchall() == [("host", "late")]
+
+
+def test_sample_from_a_wrong_clock_neither_counts_nor_makes_others_old() -> None:
+    db = recorded([entry(NOW_S, {"a": 1.0}), entry(NOW_S + 86_400, {"a": 1.0}, stored_s=NOW_S + 1)])
+
+    assert db.execute("select reason from refused").fetchall() == [("ahead",)]
+    assert history(db) == [("a", [NOW_S], [1.0])]
+
+
+def test_each_rung_forgets_at_its_own_age() -> None:
+    db = recorded([entry(NOW_S + at_s, {"a": float(at_s)}) for at_s in range(0, 1800, 5)])
+
+    oldest = {
+        table: db.execute(f"select min(id) >> 20 from {table}").fetchone()[0] // (1000 if table == "raw" else 1)
+        for table in TABLES[1:5]
+    }
+    ages_s = {table: NOW_S + 1795 - at_s for table, at_s in oldest.items()}
+    assert 120 <= ages_s["raw"] < 180
+    assert 300 <= ages_s["rollup_10s"] < 360
+    assert 900 <= ages_s["rollup_60s"] < 960
+    assert ages_s["rollup_600s"] == 1795
+
+
+def test_asking_for_more_than_there_is_costs_no_resolution() -> None:
+    db = recorded([entry(NOW_S + at_s, {"a": float(at_s)}) for at_s in range(10)])
+
+    answer = read_history(db, RUNGS, HistoryQuery(from_ns=0, to_ns=2**63 - 1))
+
+    assert answer.resolution_s == 1
+    assert answer.series[0].mean == [float(at_s) for at_s in range(10)]
+
+
+def test_history_is_limited_to_source_names_and_node() -> None:
+    db = recorded([entry(NOW_S, {"a": 1.0, "b": 2.0}), entry(NOW_S, {"a": 3.0}, source="gpu/0")])
+
+    assert [name for name, _, _ in history(db)] == ["a", "a", "b"]
+    assert history(db, source="gpu/0") == [("a", [NOW_S], [3.0])]
+    assert [name for name, _, _ in history(db, names=["b", "unheard"])] == ["b"]
+    assert history(db, node="elsewhere") == []
+
+
+def test_history_of_nothing_is_empty() -> None:
+    assert history(database()) == []
+    assert history(recorded([entry(NOW_S, {"a": 1.0})]), from_ns=1, to_ns=2) == []
+
+
+@pytest.mark.parametrize("query", [{"from_ns": 5, "to_ns": 5}, {"from_ns": 0, "to_ns": 9, "max_points": 0}])
+def test_history_that_makes_no_sense_is_rejected(query: dict[str, int]) -> None:
+    with pytest.raises(Rejected):
+        read_history(database(), RUNGS, HistoryQuery(**query))
+
+
+def test_answer_that_would_not_fit_on_the_bus_gets_wider_points() -> None:
+    wide = {f"v{number}": 1.0 for number in range(400)}
+    db = recorded([entry(NOW_S + at_s, wide) for at_s in range(100)])
+
+    answer = read_history(db, RUNGS, HistoryQuery(from_ns=NOW_S * NS, to_ns=(NOW_S + 100) * NS))
+
+    assert answer.resolution_s > 1
+    assert sum(len(one.at_s) for one in answer.series) <= MAX_POINTS
