@@ -1,0 +1,220 @@
+"""The REST routes and the live stream. Each handler reads, asks or commands; the shapes are in `views.py`."""
+
+import time
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request as HttpRequest
+from litestar import Response, get, post
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from llamaherd_shared.bus import Bus
+from llamaherd_shared.commands import Accepted, History, HistoryQuery, LineQuery, Lines, LoadModel, UnloadModel
+from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.events.line import Level
+from llamaherd_shared.projection import Projection
+from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS
+from llamaherd_ui.docs import STYLE, render_docs
+from llamaherd_ui.projection import Node, pick_node, select
+from llamaherd_ui.resume import parse_topics, pick_position
+from llamaherd_ui.settings import UiSettings
+from llamaherd_ui.store import FleetStore, query, select_facts, select_requests
+from llamaherd_ui.tail import Feed, Tail, request_of
+from llamaherd_ui.views import (
+    Events,
+    Fleet,
+    Health,
+    Model,
+    Requests,
+    render_fact,
+    render_models,
+    sort_services,
+    split_names,
+)
+
+STREAM_HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+"""Keeps nginx and others from holding back a stream or compressing it."""
+DEFAULT_SPAN_S: Final = 300.0
+
+Limit = Annotated[int, Parameter(ge=1, le=1000, description="At most so many")]
+OnNode = Annotated[str | None, Parameter(description="Only this node; without it, the first that fits")]
+
+
+class Ui(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the handlers work with."""
+
+    bus: Bus
+    settings: UiSettings
+    fleet: FleetStore
+    requests: Projection
+    tail: Tail
+
+
+@get("/api/v1/fleet", tags=["fleet"], summary="Everything the overview shows")
+async def show_fleet(ui: Ui) -> Fleet:
+    """A snapshot of nodes, models and services; `resume` continues from it as a live stream."""
+    position = ui.tail.position
+    return Fleet(
+        at={EVENTS: position.events, REQUESTS: position.requests, LOGS: position.line},
+        stream_id=position.stream_id,
+        resume=str(position),
+        gateway_url=ui.settings.gateway_url,
+        nodes=select(ui.fleet.entities, Node),
+        models=render_models(ui.fleet.entities),
+        services=sort_services(ui.tail.services.values()),
+    )
+
+
+@get("/api/v1/models", tags=["models"], summary="All models of all nodes")
+async def list_models(ui: Ui) -> list[Model]:
+    return render_models(ui.fleet.entities)
+
+
+@post("/api/v1/models/{model:str}/load", tags=["models"], summary="Load a model", status_code=202)
+async def load_model(ui: Ui, model: str, node: OnNode = None) -> Accepted:
+    """Answered at once; the live stream shows the loading. Loading twice is one load."""
+    node = pick_node(ui.fleet.entities, model, node=node)
+    return await ui.bus.request(
+        ui.bus.subjects.command("supervisor", "load", node=node), LoadModel(model=model), Accepted
+    )
+
+
+@post("/api/v1/models/{model:str}/unload", tags=["models"], summary="Unload a model", status_code=202)
+async def unload_model(ui: Ui, model: str, node: OnNode = None) -> Accepted:
+    """Answered at once; requests in flight finish first. Unloading what is not loaded is accepted."""
+    node = pick_node(ui.fleet.entities, model, node=node)
+    return await ui.bus.request(
+        ui.bus.subjects.command("supervisor", "unload", node=node), UnloadModel(model=model), Accepted
+    )
+
+
+@get("/api/v1/requests", tags=["requests"], summary="Requests that were served, newest first")
+async def list_requests(
+    ui: Ui,
+    limit: Limit = 100,
+    before: Annotated[int | None, Parameter(description="`next` of the page before")] = None,
+    model: str | None = None,
+    outcome: Annotated[str | None, Parameter(description="`ok`, `error` or `cancelled`")] = None,
+) -> Requests:
+    rows = await query(ui.requests, select_requests, before=before, model=model, outcome=outcome, limit=limit)
+    return Requests(requests=[request_of(row) for row in rows], next=rows[-1].sequence if len(rows) == limit else None)
+
+
+@get("/api/v1/events", tags=["events"], summary="Facts as they were written, oldest first")
+async def list_events(
+    ui: Ui,
+    limit: Limit = 100,
+    after: Annotated[int, Parameter(ge=0, description="`next` of the page before")] = 0,
+) -> Events:
+    rows = await query(ui.fleet.projection, select_facts, after=after, limit=limit)
+    events = [render_fact(row.sequence, row.at_ns, row.subject, row.data) for row in rows]
+    return Events(events=events, next=rows[-1].sequence if len(rows) == limit else None)
+
+
+@get("/api/v1/logs", tags=["logs"], summary="Search the lines of all services and instances")
+async def search_logs(
+    ui: Ui,
+    text: Annotated[str | None, Parameter(description='Words that all occur; `"a phrase"` in quotes')] = None,
+    min_level: Level = "debug",
+    service: str | None = None,
+    unit: str | None = None,
+    node: str | None = None,
+    from_ns: int | None = None,
+    to_ns: int | None = None,
+    before: Annotated[int | None, Parameter(description="Only lines with a smaller id")] = None,
+    after: Annotated[int | None, Parameter(description="Only lines with a larger id, oldest first")] = None,
+    limit: Limit = 200,
+) -> Lines:
+    """Newest first. Answered by the service `logs`; 503 while it is not running."""
+    wanted = LineQuery(
+        text=text or None, min_level=min_level, service=service, unit=unit, node=node,
+        from_ns=from_ns, to_ns=to_ns, before=before, after=after, limit=limit,
+    )  # fmt: skip
+    return await ui.bus.request(ui.bus.subjects.command("logs", "query"), wanted, Lines)
+
+
+@get("/api/v1/metrics", tags=["metrics"], summary="History of samples")
+async def show_history(
+    ui: Ui,
+    from_s: Annotated[float | None, Parameter(description="Unix seconds; 300 s before `to_s` without it")] = None,
+    to_s: Annotated[float | None, Parameter(description="Unix seconds; now without it")] = None,
+    source: Annotated[str | None, Parameter(description="e.g. `host` or `instance/<model>/<index>`")] = None,
+    names: Annotated[str | None, Parameter(description="e.g. `cpu_pct,memory_used_bytes`; all without it")] = None,
+    node: str | None = None,
+    max_points: Annotated[int, Parameter(ge=1, le=10_000, description="Per series")] = 600,
+) -> History:
+    """Answered by the service `metrics`; 503 while it is not running."""
+    until_s = time.time() if to_s is None else to_s
+    since_s = until_s - DEFAULT_SPAN_S if from_s is None else from_s
+    wanted = HistoryQuery(
+        from_ns=int(since_s * 1e9), to_ns=int(until_s * 1e9), source=source, names=split_names(names),
+        node=node, max_points=max_points,
+    )  # fmt: skip
+    return await ui.bus.request(ui.bus.subjects.command("metrics", "history"), wanted, History)
+
+
+@get(
+    "/api/v1/stream",
+    tags=["live"],
+    summary="Everything as it happens (server-sent events)",
+    media_type="text/event-stream",
+)
+async def open_stream(
+    ui: Ui,
+    after: Annotated[
+        str | None, Parameter(description="The id of the last message seen, or `resume` of a snapshot")
+    ] = None,
+    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID", description="Sent by browsers")] = None,
+    topics: Annotated[str | None, Parameter(description="Of `fleet,requests,logs,metrics`; all without it")] = None,
+) -> Stream:
+    """Messages: `fact`, `request`, `line`, `sample`, `service`, `gap`, `reset` (reload the snapshot), `restarting`."""
+    if ui.tail.streams_open >= ui.settings.max_streams:
+        raise Unavailable(f"{ui.settings.max_streams} live streams are open: close one (`ui.max_streams`)")
+    position = pick_position(ui.tail.stream_id, (after, last_event_id))
+    feed = Feed(ui.tail, position, parse_topics(topics), comment_interval_s=ui.settings.comment_interval_s)
+    return Stream(feed.messages(), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+@get("/api/docs", include_in_schema=False, media_type="text/html")
+async def show_docs(request: HttpRequest[Any, Any, Any]) -> str:
+    return render_docs(request.app.openapi_schema.to_schema())
+
+
+@get("/api/docs/style.css", include_in_schema=False, media_type="text/css")
+async def show_docs_style() -> str:
+    return STYLE
+
+
+@get("/healthz", tags=["health"], summary="Is it alive?")
+async def show_health() -> Health:
+    return Health(ready=True)
+
+
+@get("/readyz", tags=["health"], summary="May it serve?")
+async def show_readiness(ui: Ui) -> Response[Health]:
+    """503 while it catches up with the streams or has lost the bus; what it knows is served all the same."""
+    note = ""
+    if not ui.bus.connected:
+        note = "the bus is away"
+    elif not ui.tail.settled():
+        note = "catching up with the streams"
+    return Response(Health(ready=not note, note=note), status_code=503 if note else 200)
+
+
+HANDLERS: Final = [
+    show_fleet,
+    list_models,
+    load_model,
+    unload_model,
+    list_requests,
+    list_events,
+    search_logs,
+    show_history,
+    open_stream,
+    show_docs,
+    show_docs_style,
+    show_health,
+    show_readiness,
+]
+"""Every route but the web app's files."""

@@ -1,0 +1,206 @@
+"""The ui's own SQLite files: facts and entities from `HERD_EVENTS`, requests from `HERD_REQUESTS`.
+
+A file each, so that a rebuild of one leaves the other alone. The fleet is also held in memory, loaded from the
+file at start and folded forward after every commit.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import msgspec
+
+from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.events import Event, decode_event
+from llamaherd_shared.fold import Gap
+from llamaherd_shared.projection import Applied, Projection, Source
+from llamaherd_shared.streams import EVENTS, REQUESTS, STREAMS
+from llamaherd_ui.projection import Entity, entity_key, evolve
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VERSION: Final = 1
+
+FACTS_SCHEMA: Final = """
+create table if not exists fact(
+  sequence integer primary key, at_ns integer not null, subject text not null, data blob not null);
+create table if not exists entity(key text primary key, state blob not null) without rowid;
+"""
+
+REQUESTS_SCHEMA: Final = """
+create table if not exists request(
+  sequence integer primary key, at_ns integer not null, model text not null, outcome text not null,
+  data blob not null);
+create index if not exists request_model on request(model, sequence);
+create index if not exists request_outcome on request(outcome, sequence);
+"""
+
+_MAX_AGE_NS: Final = {stream.name: stream.max_age_s * 1_000_000_000 for stream in STREAMS}
+_PRUNE_ROWS: Final = 1000
+"""Rows looked at per batch: twice the size of a batch, so that pruning keeps up."""
+
+_ENTITY_DECODER: Final = msgspec.json.Decoder(Entity)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A stored fact or request."""
+
+    sequence: int
+    at_ns: int
+    """When nats-server stored it."""
+    subject: str
+    data: bytes
+
+
+class FleetStore:
+    """`HERD_EVENTS` as rows, and the fleet it folds to in memory."""
+
+    def __init__(self, projection: Projection) -> None:
+        self.projection = projection
+        self.entities: dict[str, Entity] = {}
+        self.sequence = 0
+        """Last fact folded into `entities`."""
+        self.load()
+
+    def load(self) -> None:
+        """Take the fleet from the file."""
+        rows = self.projection.db.execute("select key, state from entity").fetchall()
+        self.entities = {key: _ENTITY_DECODER.decode(state) for key, state in rows}
+        checkpoint = self.projection.checkpoint(EVENTS)
+        self.sequence = checkpoint.sequence if checkpoint else 0
+
+    def source(self, *, committed: Callable[[Applied], None], reset: Callable[[], None]) -> Source:
+        """What a `Follower` needs; `committed` is called with the fleet already up to date."""
+
+        def fold(applied: Applied) -> None:
+            for recorded, event in applied:
+                _fold(self.entities, event)
+                self.sequence = recorded.sequence
+            committed(applied)
+
+        def forget() -> None:
+            self.load()
+            reset()
+
+        return Source(stream=EVENTS, decode=decode_event, project=project_facts, committed=fold, reset=forget)
+
+
+def _fold(entities: dict[str, Entity], event: Event) -> None:
+    key = entity_key(event)
+    if key is None:
+        return
+    entity = evolve(entities.get(key), event)
+    if entity is None:
+        entities.pop(key, None)
+    else:
+        entities[key] = entity
+
+
+def project_facts(db: sqlite3.Connection, applied: Applied) -> None:
+    """Keep the facts as they came and move the entities they are about."""
+    db.executemany(
+        "insert or replace into fact values(?,?,?,?)",
+        [(recorded.sequence, recorded.at_ns, recorded.subject, recorded.data) for recorded, _ in applied],
+    )
+    keys = {key for _, event in applied if (key := entity_key(event)) is not None}
+    entities: dict[str, Entity] = {}
+    for key in keys:
+        if row := db.execute("select state from entity where key=?", (key,)).fetchone():
+            entities[key] = _ENTITY_DECODER.decode(row[0])
+    for _, event in applied:
+        _fold(entities, event)
+    db.executemany("delete from entity where key=?", [(key,) for key in keys if key not in entities])
+    db.executemany(
+        "insert or replace into entity values(?,?)",
+        [(key, _ENCODER.encode(entity)) for key, entity in entities.items()],
+    )
+    _prune(db, "fact", EVENTS, applied)
+
+
+def project_requests(db: sqlite3.Connection, applied: Applied) -> None:
+    """Keep the requests, with what they are searched by as columns."""
+    db.executemany(
+        "insert or replace into request values(?,?,?,?,?)",
+        [
+            (
+                recorded.sequence,
+                recorded.at_ns,
+                getattr(event, "model", ""),
+                getattr(event, "outcome", ""),
+                recorded.data,
+            )
+            for recorded, event in applied
+        ],
+    )
+    _prune(db, "request", REQUESTS, applied)
+
+
+def _prune(db: sqlite3.Connection, table: str, stream: str, applied: Applied) -> None:
+    """Give up what the stream itself has given up, so that the file stays as small as a rebuilt one."""
+    if not applied:
+        return
+    oldest_ns = applied[-1][0].at_ns - _MAX_AGE_NS[stream]
+    row = db.execute(f"select at_ns from {table} order by sequence limit 1").fetchone()
+    if row is not None and row[0] < oldest_ns:
+        db.execute(
+            f"delete from {table} where sequence in"
+            f" (select sequence from (select sequence, at_ns from {table} order by sequence limit ?) where at_ns < ?)",
+            (_PRUNE_ROWS, oldest_ns),
+        )
+
+
+def requests_source(*, committed: Callable[[Applied], None], reset: Callable[[], None]) -> Source:
+    return Source(stream=REQUESTS, decode=decode_event, project=project_requests, committed=committed, reset=reset)
+
+
+async def query(
+    projection: Projection,
+    ask: Callable[Concatenate[sqlite3.Connection, P], T],
+    *arguments: P.args,
+    **named: P.kwargs,
+) -> T:
+    """Run one of the functions below in a thread on a connection of its own."""
+
+    def run() -> T:
+        db = projection.open_reader()
+        try:
+            return ask(db, *arguments, **named)
+        finally:
+            db.close()
+
+    try:
+        return await asyncio.to_thread(run)
+    except sqlite3.Error as error:
+        raise Unavailable(f"cannot read the projection {projection.path}: {error}") from error
+
+
+def select_facts(db: sqlite3.Connection, *, after: int, limit: int) -> list[Row]:
+    """Oldest first."""
+    sql = "select sequence, at_ns, subject, data from fact where sequence > ? order by sequence limit ?"
+    return [Row(*row) for row in db.execute(sql, (after, limit))]
+
+
+def select_requests(
+    db: sqlite3.Connection, *, before: int | None, model: str | None, outcome: str | None, limit: int
+) -> list[Row]:
+    """Newest first; `None` does not restrict."""
+    conditions: dict[str, Any] = {"sequence < ?": before, "model = ?": model, "outcome = ?": outcome}
+    given = {sql: value for sql, value in conditions.items() if value is not None}
+    where = f"where {' and '.join(given)}" if given else ""
+    sql = f"select sequence, at_ns, '', data from request {where} order by sequence desc limit ?"
+    return [Row(*row) for row in db.execute(sql, (*given.values(), limit))]
+
+
+def select_requests_after(db: sqlite3.Connection, *, after: int, limit: int) -> list[Row]:
+    """Oldest first."""
+    sql = "select sequence, at_ns, '', data from request where sequence > ? order by sequence limit ?"
+    return [Row(*row) for row in db.execute(sql, (after, limit))]
+
+
+def select_gaps(db: sqlite3.Connection, *, stream: str, after: int) -> list[Gap]:
+    """What retention deleted before it was read, as far as it lies behind `after`."""
+    sql = "select max(first, ?), last from gap where stream = ? and last > ? order by first"
+    return [Gap(*row) for row in db.execute(sql, (after + 1, stream, after))]

@@ -1,0 +1,204 @@
+"""What the API answers: JSON shapes and the pure functions that fill them. Their fields are the API."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.events.line import LinePack
+from llamaherd_shared.events.presence import Presence
+from llamaherd_shared.events.request import RequestFinished
+from llamaherd_ui.projection import Entities, InstanceState, ModelFile, Node, select
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One llama-server of a model."""
+
+    index: int
+    state: str
+    """`stopped`, `loading`, `ready`, `draining`, `stopping`, `backoff` or `failed`."""
+    since_ns: int
+    pid: int | None
+    host: str
+    port: int
+    generation: int
+    stage: str | None
+    """What loading is at; `null` when it is not loading."""
+    ratio: float | None
+    """Progress of loading, 0 to 1."""
+    load_s: float | None
+    slots: int
+    context_tokens: int
+    restarts: int
+    restart_at_ns: int | None
+    reason: str | None
+    last_lines: list[str]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on a node, with its instance when it ever had one."""
+
+    model: str
+    node: str
+    title: str
+    architecture: str
+    parameters: int
+    size_bytes: int
+    context_tokens: int
+    quantization: str
+    chat: bool
+    path: str
+    rejected: str | None
+    """Why the file cannot be served; `null` when it can."""
+    instance: Instance | None
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A service whose last beat is younger than 15 s."""
+
+    node: str
+    service: str
+    version: str
+    pid: int
+    started_ns: int
+    ready: bool
+    note: str
+    seen_ns: int
+    """When this ui last heard of it, Unix nanoseconds; 0 in the message that says it is gone."""
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the overview page shows, at one moment."""
+
+    at: dict[str, int]
+    """Where the snapshot stands in each stream; of `HERD_LOGS`, the id of the newest line."""
+    stream_id: str
+    """Names the streams the sequences belong to."""
+    resume: str
+    """Pass it to `/api/v1/stream?after=` to go on from this snapshot."""
+    gateway_url: str | None
+    """Where clients send their requests, ending in `/v1`; `null` when the ui was not told."""
+    nodes: list[Node]
+    models: list[Model]
+    services: list[Service]
+
+
+class Request(RequestFinished, frozen=True, kw_only=True):
+    """A request that was served, with its place in the stream."""
+
+    sequence: int
+
+
+class Requests(msgspec.Struct, frozen=True, kw_only=True):
+    requests: list[Request]
+    """Newest first."""
+    next: int | None
+    """`before` of the next page; `null` on the last one."""
+
+
+class Events(msgspec.Struct, frozen=True, kw_only=True):
+    events: list[dict[str, Any]]
+    """Oldest first: `sequence`, `at_ns`, `subject`, `type` and the fields of that type."""
+    next: int | None
+    """`after` of the next page; `null` when there is none yet."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    ready: bool
+    note: str = ""
+    """Why it is not ready: one sentence."""
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    message: str
+    """One sentence: what, where, what to do."""
+    kind: str
+    """`rejected`, `not_found`, `unavailable`, `conflict`; `internal` for a bug, with the id in the log."""
+    id: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer with a status from 400 on."""
+
+    error: ErrorDetail
+
+
+_INSTANCE_FIELDS: Final = Instance.__struct_fields__
+_FILE_FIELDS: Final = tuple(name for name in Model.__struct_fields__ if name != "instance")
+
+
+def render_models(entities: Entities) -> list[Model]:
+    """All models of all nodes, by name; one whose file is gone stays while a process serves it."""
+    instances = {(item.node, item.model): item for item in select(entities, InstanceState) if item.index == 0}
+    files = {(file.node, file.model): file for file in select(entities, ModelFile)}
+    for place, instance in instances.items():
+        if place not in files and instance.pid is not None:
+            files[place] = ModelFile(node=instance.node, model=instance.model, path=instance.path)
+    return [
+        _render_model(file, instances.get(place))
+        for place, file in sorted(files.items(), key=lambda item: (item[0][1], item[0][0]))
+    ]
+
+
+def _render_model(file: ModelFile, instance: InstanceState | None) -> Model:
+    own = {name: getattr(file, name) for name in _FILE_FIELDS}
+    return Model(**own, instance=render_instance(instance) if instance is not None else None)
+
+
+def render_instance(instance: InstanceState) -> Instance:
+    return Instance(**{name: getattr(instance, name) for name in _INSTANCE_FIELDS})
+
+
+def render_service(presence: Presence, *, seen_ns: int) -> Service:
+    return Service(
+        node=presence.node,
+        service=presence.service,
+        version=presence.version,
+        pid=presence.pid,
+        started_ns=presence.started_ns,
+        ready=presence.ready,
+        note=presence.note,
+        seen_ns=seen_ns,
+    )
+
+
+def render_fact(sequence: int, at_ns: int, subject: str, data: bytes) -> dict[str, Any]:
+    """One row of `/api/v1/events`. The fact's own `at_ns` (when it happened) wins over the stream's."""
+    fact = msgspec.json.decode(data)
+    own = fact if isinstance(fact, dict) else {}
+    return {"sequence": sequence, "at_ns": at_ns, "subject": subject} | own
+
+
+def number_lines(sequence: int, pack: LinePack) -> list[StoredLine]:
+    """The lines of a pack with their ids: (stream sequence << 10) + place in the pack."""
+    return [
+        StoredLine(
+            id=(sequence << 10) + place,
+            node=pack.node,
+            service=pack.service,
+            unit=pack.unit,
+            at_ns=line.at_ns,
+            level=line.level,
+            text=line.text,
+            trace_id=line.trace_id,
+        )
+        for place, line in enumerate(pack.lines)
+    ]
+
+
+def split_names(names: str | None) -> list[str] | None:
+    """`a,b` -> both names; `None` or nothing but commas -> `None`: all."""
+    return [name for part in (names or "").split(",") if (name := part.strip())] or None
+
+
+def sort_services(services: Iterable[Service]) -> list[Service]:
+    return sorted(services, key=lambda item: (item.node, item.service))
+
+
+ERROR_KINDS: Final[Mapping[int, str]] = {404: "not_found", 409: "conflict", 503: "unavailable", 500: "internal"}
+
+
+def render_error(status: int, message: str, *, error_id: str, kind: str | None = None) -> ErrorBody:
+    """The body for a status; without `kind`, the usual one of that status."""
+    return ErrorBody(error=ErrorDetail(message=message, kind=kind or ERROR_KINDS.get(status, "rejected"), id=error_id))

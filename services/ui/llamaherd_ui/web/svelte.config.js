@@ -1,0 +1,2 @@
+/** Types are only erased, so no preprocessor is needed. */
+export default { compilerOptions: { runes: true } };

@@ -1,0 +1,174 @@
+"""The fleet as the pages show it, folded from histories."""
+
+import pytest
+
+from llamaherd_shared.errors import NotFound
+from llamaherd_shared.events import TYPES, Event
+from llamaherd_shared.events.instance import (
+    InstanceDraining,
+    InstanceExited,
+    InstanceFailed,
+    InstanceProgressed,
+    InstanceReady,
+    InstanceStarted,
+    InstanceStopping,
+)
+from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
+from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.request import RequestFinished
+from llamaherd_ui.projection import Entity, InstanceState, ModelFile, Node, entity_key, evolve, pick_node
+
+WHO = {"node": "n1", "model": "cria"}
+STARTED = InstanceStarted(
+    **WHO, at_ns=10, pid=7, process_started_s=1.0, host="127.0.0.1", port=9000, generation=1, path="/m/cria.gguf"
+)
+READY = InstanceReady(**WHO, at_ns=20, load_s=0.5, slots=4, context_tokens=2048)
+JOINED = NodeJoined(node="n1", at_ns=1, version="0.1.0", cpus=2, memory_bytes=8, models_dir="/m", llama_server="/ls")
+FOUND = ModelFound(**WHO, at_ns=2, path="/m/cria.gguf", size_bytes=3, modified_ns=1, chat=True)
+
+
+def exited(**fields: object) -> InstanceExited:
+    return InstanceExited(**WHO, at_ns=50, **fields)  # type: ignore[arg-type]
+
+
+def fold(*history: Event) -> dict[str, Entity]:
+    entities: dict[str, Entity] = {}
+    for event in history:
+        key = entity_key(event)
+        assert key is not None
+        entity = evolve(entities.get(key), event)
+        if entity is None:
+            entities.pop(key, None)
+        else:
+            entities[key] = entity
+    return entities
+
+
+def instance(*history: Event) -> InstanceState:
+    found = fold(*history)["instance/n1/cria/0"]
+    assert isinstance(found, InstanceState)
+    return found
+
+
+HISTORIES: dict[str, tuple[tuple[Event, ...], str]] = {
+    "spawned": ((STARTED,), "loading"),
+    "loaded": ((STARTED, READY), "ready"),
+    "draining": ((STARTED, READY, InstanceDraining(**WHO, at_ns=30, cause="unload")), "draining"),
+    "stopping": ((STARTED, READY, InstanceStopping(**WHO, at_ns=40, cause="unload")), "stopping"),
+    "unloaded": ((STARTED, READY, exited(exit_code=0, cause="unload")), "stopped"),
+    "crashed": ((STARTED, READY, exited(signal="SIGKILL", cause="crash", restart_at_ns=60)), "backoff"),
+    "given up": ((STARTED, InstanceFailed(**WHO, at_ns=60, reason="no memory")), "failed"),
+    "started again": ((STARTED, InstanceFailed(**WHO, at_ns=60, reason="x"), STARTED), "loading"),
+}
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_history_folds_to_state(name: str) -> None:
+    history, state = HISTORIES[name]
+
+    assert instance(*history).state == state
+
+
+def test_progress_shows_only_while_loading() -> None:
+    progressed = InstanceProgressed(**WHO, at_ns=15, stage="weights", ratio=0.4)
+
+    loading, ready = instance(STARTED, progressed), instance(STARTED, READY, progressed)
+
+    assert (loading.stage, loading.ratio) == ("weights", 0.4)
+    assert (ready.state, ready.stage, ready.ratio) == ("ready", None, None)
+
+
+def test_progress_does_not_move_the_time_of_the_state() -> None:
+    assert instance(STARTED, InstanceProgressed(**WHO, at_ns=15, stage="weights", ratio=0.4)).since_ns == 10
+
+
+def test_crash_is_explained_and_keeps_the_last_lines() -> None:
+    crashed = instance(STARTED, READY, exited(signal="SIGKILL", cause="crash", last_lines=["boom"], restart_at_ns=60))
+
+    assert crashed.reason == "llama-server was ended by SIGKILL"
+    assert crashed.last_lines == ["boom"]
+    assert crashed.restart_at_ns == 60
+    assert crashed.pid is None
+
+
+def test_unload_needs_no_explanation() -> None:
+    assert instance(STARTED, READY, exited(exit_code=0, cause="unload")).reason is None
+
+
+def test_failure_keeps_the_lines_of_the_last_crash() -> None:
+    crash = exited(exit_code=1, cause="crash", last_lines=["out of memory"])
+
+    failed = instance(STARTED, crash, InstanceFailed(**WHO, at_ns=60, reason="crashed 5 times in a row"))
+
+    assert failed.last_lines == ["out of memory"]
+
+
+def test_rejected_file_that_is_repaired_is_served_again() -> None:
+    rejected = ModelRejected(**WHO, at_ns=3, path="/m/cria.gguf", reason="truncated")
+
+    broken, repaired = fold(FOUND, rejected)["model/n1/cria"], fold(rejected, FOUND)["model/n1/cria"]
+
+    assert isinstance(broken, ModelFile)
+    assert broken.rejected == "truncated"
+    assert isinstance(repaired, ModelFile)
+    assert repaired.rejected is None
+
+
+def test_removed_model_is_forgotten() -> None:
+    assert fold(FOUND, ModelRemoved(**WHO, at_ns=4)) == {}
+
+
+def test_node_that_left_stays_with_the_time_it_left() -> None:
+    gone = fold(JOINED, NodeLeft(node="n1", at_ns=9, cause="shutdown"))["node/n1"]
+    back = fold(JOINED, NodeLeft(node="n1", at_ns=9, cause="shutdown"), JOINED)["node/n1"]
+
+    assert isinstance(gone, Node)
+    assert gone.left_ns == 9
+    assert isinstance(back, Node)
+    assert back.left_ns is None
+
+
+@pytest.mark.parametrize("event", [READY, InstanceDraining(**WHO, at_ns=1, cause="unload"), exited(cause="unload")])
+def test_facts_whose_beginning_is_lost_do_not_raise(event: Event) -> None:
+    assert isinstance(fold(event)["instance/n1/cria/0"], InstanceState)
+
+
+def test_leaving_of_an_unknown_node_changes_nothing() -> None:
+    assert fold(NodeLeft(node="n1", at_ns=9, cause="shutdown")) == {}
+
+
+def test_every_fact_but_requests_has_an_entity() -> None:
+    shown = {name for name, cls in TYPES.items() if cls is not RequestFinished}
+    made: list[Event] = [event for history, _ in HISTORIES.values() for event in history]
+    made += [JOINED, FOUND, NodeLeft(node="n", at_ns=1, cause="x"), ModelRemoved(**WHO, at_ns=1)]
+    made += [ModelRejected(**WHO, at_ns=1, path="", reason=""), InstanceProgressed(**WHO, at_ns=1, stage="", ratio=0)]
+
+    assert {str(event.__struct_config__.tag) for event in made} == shown
+    assert all(entity_key(event) for event in made)
+
+
+def test_load_goes_to_a_node_that_has_the_model_and_is_there() -> None:
+    other = ModelFound(node="n2", model="cria", at_ns=2, path="/m/cria.gguf", size_bytes=3, modified_ns=1)
+    left = NodeLeft(node="n1", at_ns=9, cause="shutdown")
+
+    assert pick_node(fold(JOINED, FOUND, other), "cria", node=None) == "n1"
+    assert pick_node(fold(JOINED, FOUND, other, left), "cria", node=None) == "n2"
+    assert pick_node(fold(JOINED, FOUND, other), "cria", node="n2") == "n2"
+
+
+def test_unload_goes_where_the_model_runs() -> None:
+    other = InstanceStarted(
+        node="n2", model="cria", at_ns=1, pid=1, process_started_s=1, host="h", port=1, generation=1
+    )
+
+    assert pick_node(fold(JOINED, FOUND, other), "cria", node=None) == "n2"
+
+
+def test_unknown_model_is_refused_with_the_known_names() -> None:
+    with pytest.raises(NotFound, match=r"no node has a model nope; known are: cria"):
+        pick_node(fold(FOUND), "nope", node=None)
+
+
+def test_node_without_the_model_is_refused_with_the_nodes_that_have_it() -> None:
+    with pytest.raises(NotFound, match=r"node n2 has no model cria; it is on n1"):
+        pick_node(fold(FOUND), "cria", node="n2")
