@@ -1,0 +1,101 @@
+"""`llamaherd load` and `llamaherd unload`."""
+
+import time
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from llamaherd.cli.options import Json, Node, Url, open_client
+from llamaherd.client import Client
+from llamaherd.console import Screen, print_json
+from llamaherd.failures import FAILED, OK
+from llamaherd.fleet import Model
+from llamaherd.words import reason_of
+from llamaherd_shared.commands import Accepted
+
+POLL_S: Final = 0.1
+
+Wait = Annotated[
+    bool, Parameter(negative="--no-wait", help="Return only when it is done; --no-wait: when it is accepted.")
+]
+Timeout = Annotated[float, Parameter(help="Seconds to wait; loading goes on after that.")]
+
+
+def load(
+    model: str,
+    /,
+    *,
+    node: Node = None,
+    wait: Wait = True,
+    timeout: Timeout = 600.0,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Load a model and wait until it is ready.
+
+    Not needed before use: a request for a model that is not loaded loads it. The names are those of `llamaherd models`.
+    """
+    with open_client(url) as client:
+        accepted = client.load(model, node=node)
+        return _follow(client, accepted, "ready", "loading", wait=wait, timeout_s=timeout, json=json)
+
+
+def unload(
+    model: str,
+    /,
+    *,
+    node: Node = None,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Unload a model and free its memory. What it is answering right now is finished first."""
+    with open_client(url) as client:
+        accepted = client.unload(model, node=node)
+        return _follow(client, accepted, "stopped", "unloading", wait=wait, timeout_s=timeout, json=json)
+
+
+def _follow(
+    client: Client, accepted: Accepted, goal: str, doing: str, *, wait: bool, timeout_s: float, json: bool
+) -> int:
+    """Show how it goes until the model is in the state that was asked for."""
+    screen = Screen(quiet=json)
+    if not wait:
+        if json:
+            print_json(accepted)
+        screen.say(f"{accepted.model}: {doing}; see `llamaherd ps`")
+        return OK
+    deadline, born = time.monotonic() + timeout_s, time.monotonic()
+    seen: Model | None = None
+    moved = accepted.state not in ("failed", "stopped") or goal == "stopped"
+    with screen.bar(f"{doing} {accepted.model}") as bar:
+        while time.monotonic() < deadline:
+            seen = next(
+                (one for one in client.models() if (one.model, one.node) == (accepted.model, accepted.node)), None
+            )
+            state = seen.state if seen else "stopped"
+            # The page behind the answer may still show the state from before the command.
+            moved = moved or state not in ("failed", "stopped")
+            if state == goal or (moved and state in ("failed", "rejected")):
+                break
+            instance = seen.instance if seen else None
+            bar.update(instance.ratio if instance else None, f"{state} {(instance.stage if instance else None) or ''}")
+            time.sleep(POLL_S)
+    if json and seen is not None:
+        print_json(seen)
+    if (seen is not None and seen.state == goal) or (seen is None and goal == "stopped"):
+        screen.say(f"{accepted.model} is {goal} after {time.monotonic() - born:.1f} s")
+        return OK
+    screen.fail(_what_went_wrong(accepted, seen, timeout_s))
+    return FAILED
+
+
+def _what_went_wrong(accepted: Accepted, seen: Model | None, timeout_s: float) -> str:
+    if seen is None:
+        return f"{accepted.model} is not in the models folder any more"
+    if seen.state not in ("failed", "rejected"):
+        return f"{accepted.model} is still {seen.state} after {timeout_s:g} s; it goes on, see `llamaherd ps`"
+    lines = [f"{accepted.model} is {seen.state}: {reason_of(seen) or 'its log tells why'}"]
+    lines += [f"  {line}" for line in (seen.instance.last_lines if seen.instance else [])]
+    return "\n".join(lines)

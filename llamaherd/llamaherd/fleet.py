@@ -1,0 +1,92 @@
+"""What the ui's REST API answers, as far as the command line shows it. Unknown fields are ignored."""
+
+import msgspec
+
+from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.events.line import LEVELS, Level
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One llama-server as the ui sees it."""
+
+    index: int = 0
+    state: str
+    since_ns: int = 0
+    pid: int | None = None
+    host: str | None = None
+    port: int | None = None
+    stage: str | None = None
+    """Of loading; `None` when it is not loading."""
+    ratio: float | None = None
+    """0 to 1 of loading."""
+    load_s: float | None = None
+    slots: int | None = None
+    context_tokens: int | None = None
+    restarts: int = 0
+    restart_at_ns: int | None = None
+    reason: str | None = None
+    last_lines: list[str] = []
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One GGUF file and the llama-server that serves it, if one does."""
+
+    model: str
+    node: str
+    architecture: str = ""
+    parameters: int = 0
+    size_bytes: int = 0
+    context_tokens: int = 0
+    quantization: str = ""
+    chat: bool = False
+    rejected: str | None = None
+    """Why it cannot be served."""
+    instance: Instance | None = None
+
+    @property
+    def state(self) -> str:
+        if self.rejected is not None:
+            return "rejected"
+        return self.instance.state if self.instance else "stopped"
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One service as its presence tells."""
+
+    node: str
+    service: str
+    version: str = ""
+    pid: int
+    started_ns: int = 0
+    ready: bool = False
+    note: str = ""
+    seen_ns: int = 0
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    at: dict[str, int] = {}
+    """Last sequence of each stream that is in this answer."""
+    stream_id: str = ""
+    models: list[Model] = []
+    services: list[Service] = []
+
+
+def stream_position(fleet: Fleet, *, logs: int | None = None, events: int | None = None) -> str:
+    """The id after which `GET /api/v1/stream` continues: where the answer stands, or given sequences."""
+    at = fleet.at
+    facts = events if events is not None else at.get("HERD_EVENTS", 0)
+    lines = logs if logs is not None else at.get("HERD_LOGS", 0)
+    return f"{fleet.stream_id}:{facts}.{at.get('HERD_REQUESTS', 0)}.{lines}"
+
+
+def line_matches(line: StoredLine, *, text: str | None, min_level: Level, source: str | None) -> bool:
+    """The condition of `logs -f` on a live line: the same as the stored ones were asked for.
+
+    `source` is a service, or a unit as in `cria/0`; `text` holds words that all occur.
+    """
+    if LEVELS.index(line.level) < LEVELS.index(min_level):
+        return False
+    if source is not None and source not in (line.service, line.unit, line.unit.partition("/")[0]):
+        return False
+    words = (text or "").replace('"', " ").lower().split()
+    return all(word in line.text.lower() for word in words)

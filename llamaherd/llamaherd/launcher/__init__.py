@@ -1,0 +1,1 @@
+"""Runs a whole herd on this machine: an embedded nats-server and one of each service. Everything here is shell."""

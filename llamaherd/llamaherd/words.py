@@ -1,0 +1,167 @@
+"""Sentences and tables that the command line shows. Pure: rich renderables in, nothing read from outside."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from llamaherd.checks import Check
+from llamaherd.fleet import Model, Service
+from llamaherd.units import render_bytes, render_count, render_duration
+from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.events.line import Level
+
+_STATE_STYLE: Final = {
+    "ready": "green",
+    "loading": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "backoff": "red",
+    "failed": "red",
+    "rejected": "red",
+}
+_LEVEL_STYLE: Final[dict[Level, str]] = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
+
+_SHOWN: Final = {"sequence", "at_ns", "type", "node", "model", "index", "subject"}
+"""Fields of a fact that have a place of their own in its line."""
+
+
+def render_state(model: Model) -> Text:
+    """A model's state in words, with what it waits for."""
+    text = Text(model.state, style=_STATE_STYLE.get(model.state, ""))
+    instance = model.instance
+    if instance is not None and model.state == "loading" and instance.ratio is not None:
+        text.append(f" {instance.ratio:.0%} {instance.stage or ''}".rstrip())
+    return text
+
+
+def models_table(models: Sequence[Model], *, with_node: bool) -> Table:
+    """Every model file, one row each."""
+    table = _table(
+        "MODEL", *(("NODE",) if with_node else ()), "STATE", "SIZE", "PARAMETERS", "CONTEXT", "QUANTIZATION", ""
+    )
+    for model in models:
+        table.add_row(
+            model.model,
+            *((model.node,) if with_node else ()),
+            render_state(model),
+            render_bytes(model.size_bytes),
+            render_count(model.parameters) if model.parameters else "",
+            str(model.context_tokens or ""),
+            model.quantization,
+            reason_of(model),
+        )
+    return table
+
+
+def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) -> Table:
+    """Every llama-server that is wanted or running, one row each."""
+    table = _table(
+        "MODEL",
+        *(("NODE",) if with_node else ()),
+        "STATE",
+        "SINCE",
+        "PID",
+        "ADDRESS",
+        "SLOTS",
+        "CONTEXT",
+        "RESTARTS",
+        "",
+    )
+    for model in models:
+        instance = model.instance
+        if instance is None or instance.state == "stopped":
+            continue
+        table.add_row(
+            model.model,
+            *((model.node,) if with_node else ()),
+            render_state(model),
+            render_duration((now_ns - instance.since_ns) / 1e9) if instance.since_ns else "",
+            str(instance.pid or ""),
+            f"{instance.host}:{instance.port}" if instance.port else "",
+            str(instance.slots or ""),
+            str(instance.context_tokens or ""),
+            str(instance.restarts or ""),
+            reason_of(model),
+        )
+    return table
+
+
+def services_table(services: Sequence[Service], *, now_ns: int) -> Table:
+    """Every service that is alive, one row each."""
+    table = _table("SERVICE", "NODE", "STATE", "UP", "PID", "VERSION", "")
+    for service in sorted(services, key=lambda one: (one.node, one.service)):
+        state = Text("ready", "green") if service.ready else Text("not ready", "yellow")
+        up = render_duration((now_ns - service.started_ns) / 1e9) if service.started_ns else ""
+        table.add_row(service.service, service.node, state, up, str(service.pid), service.version, service.note)
+    return table
+
+
+def reason_of(model: Model) -> str:
+    """Why it is not served, one sentence; empty when there is nothing to tell."""
+    return model.rejected or (model.instance.reason if model.instance else None) or ""
+
+
+def render_line(line: StoredLine, *, clock: str) -> Text:
+    """One log line; `clock` is its time as text."""
+    text = Text()
+    text.append(clock, "dim")
+    text.append(f" {line.level:<7}", _LEVEL_STYLE[line.level])
+    text.append(f" {source_of(line)} ", "cyan")
+    text.append(line.text, _LEVEL_STYLE[line.level])
+    return text
+
+
+def source_of(line: StoredLine) -> str:
+    """The service; for a llama-server's line, the instance."""
+    return line.unit if line.service == "llama-server" else line.service
+
+
+def addresses_table(rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and addresses, one below the other."""
+    table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def render_event(fact: Mapping[str, Any], *, clock: str) -> Text:
+    """One fact: sequence, time, type, what it is about, and the rest as `name=value`."""
+    text = Text()
+    text.append(f"{fact.get('sequence', 0):>7} ", "dim")
+    text.append(f"{clock} ", "dim")
+    text.append(f"{fact.get('type', '?')} ", "bold")
+    about = "/".join(str(fact[name]) for name in ("node", "model", "index") if fact.get(name) not in (None, ""))
+    text.append(f"{about} ", "cyan")
+    rest = {name: value for name, value in fact.items() if name not in _SHOWN and value not in (None, "", [])}
+    text.append(" ".join(f"{name}={_brief(value)}" for name, value in rest.items()))
+    return text
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"({len(value)} lines)" if isinstance(value, list) else str(value)
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """One row per check; the fix stands below what failed."""
+    table = _table("", "CHECK", "FOUND")
+    for check in checks:
+        mark = Text("ok", "green") if check.ok else Text("no", "bold red")
+        found = Text(check.found)
+        if not check.ok:
+            found.append(f"\n-> {check.fix}", "yellow")
+        table.add_row(mark, check.name, found)
+    return table

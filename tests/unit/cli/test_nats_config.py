@@ -1,0 +1,53 @@
+"""The embedded nats-server's configuration is one that nats-server takes."""
+
+import subprocess
+from pathlib import Path
+
+import nkeys
+import pytest
+
+from llamaherd.launcher.nats_server import find_nats_server
+from llamaherd.nats_config import render_nats_config
+from llamaherd.permissions import USERS
+from llamaherd_shared.streams import STREAMS
+
+
+def make_key() -> str:
+    key: str = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)).public_key.decode()
+    return key
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    store_dir = tmp_path / 'a "quoted" folder'
+    return render_nats_config(
+        port=4222, store_dir=store_dir, public_keys=dict.fromkeys(USERS, make_key()), prefix="herd"
+    )
+
+
+def test_nats_server_accepts_it(tmp_path: Path, text: str) -> None:
+    one_user = render_nats_config(
+        port=4222, store_dir=tmp_path / 'a "quoted" folder', public_keys={"ui": make_key()}, prefix="herd"
+    )
+    config = tmp_path / "nats.conf"
+    config.write_text(one_user)
+
+    done = subprocess.run([find_nats_server(), "-t", "-c", config], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_it_listens_on_loopback_and_syncs_every_write(text: str) -> None:
+    assert 'listen: "127.0.0.1:4222"' in text
+    assert "sync_interval: always" in text
+    assert "http" not in text
+
+
+def test_there_is_room_for_every_stream(text: str) -> None:
+    room = int(text.partition("max_file_store: ")[2].split()[0])
+
+    assert room >= sum(stream.max_bytes for stream in STREAMS if stream.storage == "file")
+
+
+def test_everybody_has_one_entry(text: str) -> None:
+    assert text.count("nkey: U") == len(USERS)
