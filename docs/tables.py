@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/architecture.md from the code: `just docs`; a test checks that they are current."""
+"""Writes the generated parts of docs/architecture.md from the code: `just docs`. A test checks them."""
 
 import sys
 from collections.abc import Iterable, Sequence

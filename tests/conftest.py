@@ -1,6 +1,5 @@
 """Fixtures every kind of test may use. Processes are owned by `harness/`."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 

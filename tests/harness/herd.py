@@ -104,7 +104,7 @@ class Herd:
         return self.process.wait(STOP_S)
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that belongs to this herd: its data folder is on the command line or in the environment."""
+        """Every living process of this herd: its folder is on the command line or in the environment."""
         mark = str(self.folder)
         found = []
         for process in psutil.process_iter():

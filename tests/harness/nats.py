@@ -38,7 +38,8 @@ class NatsServer:
         config = self.folder / "nats.conf"
         config.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\nports_file_dir: "{self.folder}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: {self._sync}, max_file: 100GB }}\n{self._extra}\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: {self._sync}, max_file: 100GB }}\n'
+            f"{self._extra}\n"
         )
         with (self.folder / "nats.log").open("ab") as log:
             self.process = subprocess.Popen([find_nats_server(), "-c", str(config)], stdout=log, stderr=log)

@@ -35,6 +35,13 @@ def chatting(herd: Herd, stop: threading.Event) -> threading.Thread:
     return thread
 
 
+def events(herd: Herd) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = httpx.get(f"{herd.ui_url}/api/v1/events", params={"limit": 1000}, timeout=5).json()[
+        "events"
+    ]
+    return listed
+
+
 def whole(herd: Herd) -> bool:
     """Every service ready, the model served, exactly one llama-server."""
     services = {entry["service"]: entry for entry in herd.fleet()["services"]}
@@ -42,9 +49,7 @@ def whole(herd: Herd) -> bool:
     answered = herd.chat("cria", "hello", max_tokens=2, timeout_s=3).status_code == 200
     logs = httpx.get(f"{herd.ui_url}/api/v1/logs", params={"limit": 1}, timeout=2).status_code == 200
     metrics = httpx.get(f"{herd.ui_url}/api/v1/metrics", timeout=2).status_code == 200
-    return (
-        ready >= set(PARTS) - {"nats-server"} and answered and logs and metrics and len(herd.llama_servers()) == 1
-    )
+    return ready >= set(PARTS) - {"nats-server"} and answered and logs and metrics and len(herd.llama_servers()) == 1
 
 
 def test_killing_any_part_during_a_chat_heals_within_five_seconds(own_herd: Herd) -> None:

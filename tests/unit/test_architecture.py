@@ -12,9 +12,7 @@ FOLDERS = {
     "llamaherd": ROOT / "llamaherd",
     **{f"llamaherd_{path.name}": path for path in (ROOT / "services").iterdir() if path.is_dir()},
 }
-MODULES = sorted(
-    (package, path) for package, folder in FOLDERS.items() for path in (folder / package).rglob("*.py")
-)
+MODULES = sorted((package, path) for package, folder in FOLDERS.items() for path in (folder / package).rglob("*.py"))
 
 SHELL = {
     "__main__", "api", "app", "bus", "docs", "edge", "exchange", "gguf_file", "handlers", "host", "loading", "models",
@@ -25,7 +23,12 @@ SHELL = {
 SHELL_FOLDERS = {"bus", "cli", "launcher"}
 """Packages that are adapters as a whole."""
 
-SHELL_PATHS = {"llamaherd_shared/projection.py", "llamaherd_shared/service.py", "llamaherd/client.py", "llamaherd/console.py"}
+SHELL_PATHS = {
+    "llamaherd_shared/projection.py",
+    "llamaherd_shared/service.py",
+    "llamaherd/client.py",
+    "llamaherd/console.py",
+}
 
 IO = {
     "asyncio", "httpx", "litestar", "nats", "opentelemetry", "os", "psutil", "pynvml", "random",
