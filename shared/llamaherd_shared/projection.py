@@ -76,7 +76,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Projection:
-    """One SQLite file in WAL mode with one writer."""
+    """One SQLite file in WAL mode, built from one stream by one follower. A service that reads two streams has two."""
 
     def __init__(self, path: Path, schema: str) -> None:
         """Opens or creates the file. Raises `ProjectionUnusable` with a sentence that names it."""
@@ -211,7 +211,9 @@ class Follower:
                         break
 
     async def _take(self, batch: list[Recorded]) -> bool:
-        """Apply one batch; `False` when the stream has been replaced under us."""
+        """Apply one batch; `False` when the stream must be looked at again before going on."""
+        if not batch:
+            return False
         if batch[0].sequence > self.sequence + 1 and (await self._head()).created != self.created:
             return False
         applied = await self._commit(self._projection.apply, self._source, self.created, batch)

@@ -21,6 +21,7 @@ from llamaherd_shared.events.presence import BEAT_S, TTL_S, Presence
 from llamaherd_shared.projection import Projection
 from llamaherd_shared.settings import CommonSettings, SettingsError
 from llamaherd_shared.subjects import Subjects
+from llamaherd_shared.tasks import end
 from llamaherd_shared.telemetry import LinePublisher, configure_logging, publish_logging, setup_tracing
 
 PARENT_VARIABLE: Final = "LLAMAHERD_PARENT_PID"
@@ -100,8 +101,7 @@ async def open_service(name: str, common: CommonSettings) -> AsyncIterator[Servi
     try:
         yield service
     finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
+        await end(beating)
         if bus.connected:
             await bus.withdraw(bus.subjects.presence(common.node, name))
         handler.close_lines()
@@ -146,9 +146,7 @@ async def _run(name: str, main: Callable[[Service], Awaitable[None]], common: Co
                 raise BusClosed("the connection to nats-server was closed for good; stopping to be started again")
             await work
         finally:
-            for task in (work, lost, orphaned):
-                task.cancel()
-            await asyncio.gather(work, lost, orphaned, return_exceptions=True)
+            await end(work, lost, orphaned)
 
 
 async def _watch_parent(service: Service) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import psutil
@@ -84,6 +84,15 @@ class Node:
     def output(self) -> str:
         return (self.folder / "supervisor.out").read_text()
 
+    def run(self, within_s: float) -> int:
+        """Start a supervisor that is expected to end by itself; returns its exit code."""
+        process = self.start()
+        try:
+            return process.wait(within_s)
+        finally:
+            process.kill()
+            process.wait(10)
+
     def kill(self) -> None:
         """kill -9, as a crash would."""
         assert self.process is not None
@@ -144,7 +153,7 @@ class Herd:
     def history(self, model: str = "") -> list[InstanceEvent]:
         """The facts about one instance, without progress."""
         model = model or self.model
-        kinds = InstanceEvent.__args__  # type: ignore[attr-defined]
+        kinds = get_args(InstanceEvent)
         facts = [fact for fact in self.facts if isinstance(fact, kinds) and fact.model == model]
         return [fact for fact in facts if type(fact).__name__ != "InstanceProgressed"]
 

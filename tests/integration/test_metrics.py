@@ -306,10 +306,13 @@ def test_unwritable_data_folder_is_one_sentence(nats_server: NatsServer, tmp_pat
 
     service.spawn()
 
-    assert service.process is not None
-    assert service.process.wait(20) == 1
-    assert "cannot open the projection" in service.output
-    assert "Traceback" not in service.output
+    try:
+        assert service.process is not None
+        assert service.process.wait(60) == 1
+        assert "cannot open the projection" in service.output
+        assert "Traceback" not in service.output
+    finally:
+        service.clean_up()
 
 
 def test_one_scrape_can_be_had_without_a_bus(tmp_path: Path) -> None:

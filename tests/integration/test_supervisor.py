@@ -504,7 +504,7 @@ def test_second_supervisor_on_the_same_data_folder_is_refused(node: Node) -> Non
             await herd.serving()
             other = Node(node.folder, node.server, name="another")
 
-            code = await asyncio.to_thread(other.start().wait, 10)
+            code = await asyncio.to_thread(other.run, 10)
 
             assert code == 1
             assert f"another supervisor (process {first.pid}) uses the data folder {node.data_dir}" in node.output
@@ -520,7 +520,7 @@ def test_second_supervisor_of_the_same_name_is_refused(node: Node, tmp_path: Pat
             first = node.start()
             await herd.serving()
 
-            code = await asyncio.to_thread(other.start().wait, 10)
+            code = await asyncio.to_thread(other.run, 10)
 
             assert code == 1
             assert f"node {node.name} already has a supervisor (process {first.pid}" in other.output
@@ -649,7 +649,7 @@ def test_data_folder_that_cannot_be_written_is_one_sentence(node: Node) -> None:
     node.data_dir.rmdir()
     node.data_dir.write_text("a file")
 
-    code = node.start().wait(15)
+    code = node.run(15)
 
     assert code == 1
     assert f"cannot write in the data folder {node.data_dir}" in node.output

@@ -24,7 +24,6 @@ from llamaherd_gateway.dialects.openai import (
 from llamaherd_gateway.heads import (
     FORWARDED,
     Header,
-    is_event_stream,
     render_request_end,
     render_status_line,
 )
@@ -49,6 +48,7 @@ ATTEMPTS: Final = 2
 """Fresh connections that may break before a first byte: the second is to the instance's next spawn."""
 
 _BOOT: Final = secrets.token_hex(6)
+_BOOT_BYTES: Final = _BOOT.encode()
 _numbers: Final = count(1)
 
 
@@ -62,7 +62,45 @@ class _Nobody:
 class Exchange:
     """uvicorn sees it as a request/response cycle: it reads and writes the attributes of the first group."""
 
+    # What most exchanges never change stands in the class: setting it for each would cost microseconds.
+    response_complete = False
+    disconnected = False
     message_event: Final = _Nobody()
+    more_body = False
+
+    complete = False
+    """Whether the whole request has arrived."""
+    status = 0
+    """Sent; 0 before the head."""
+
+    _turn = False
+    _body = b""
+    _bytes_in = 0
+    _refusal: Problem | None = None
+    _model = ""
+    _known = False
+    """Whether the model's name is one of ours: only those make subjects."""
+    _streamed = False
+
+    _task: asyncio.Task[None] | None = None
+    _connection: Connection | None = None
+    _pool: Pool | None = None
+    """Of the connection; set as long as the request is in flight."""
+    _instance: Instance | None = None
+    _repeated = False
+    _broken = 0
+
+    _chunked = False
+    _event_stream = False
+    _held = b""
+    _error_head: Head | None = None
+    _error_body = b""
+    _bytes_out = 0
+    _end: tuple[str, int, str | None, float, int]
+
+    _received_at = 0.0
+    _first_at = 0.0
+    _waited_s = 0.0
 
     def __init__(
         self,
@@ -73,78 +111,49 @@ class Exchange:
         headers: list[Header],
         keep_alive: bool,
         http_1_0: bool,
-        expects_continue: bool,
         began: float,
     ) -> None:
-        self.response_complete = False
-        self.disconnected = False
         self.keep_alive = keep_alive
-
         self._protocol, self._relay = protocol, protocol.relay
-        self.request_id = f"{_BOOT}{next(_numbers):08x}"
-        self._path, self._target = path, target
-        self._http_1_0, self._expects_continue = http_1_0, expects_continue
-
-        self._turn = False
-        self.complete = False
-        """Whether the whole request has arrived."""
+        self._path, self._target, self._http_1_0 = path, target, http_1_0
+        self._number = next(_numbers)
         self._parts: list[bytes] = []
-        self._body = b""
-        self._bytes_in = 0
-        self._refusal: Problem | None = None
-        self._model = ""
-        self._known = False
-        """Whether the model's name is one of ours: only those make subjects."""
-        self._streamed = False
-
-        self._task: asyncio.Task[None] | None = None
-        self._connection: Connection | None = None
-        self._pool: Pool | None = None
-        """Of the connection; set as long as the request is in flight."""
-        self._instance: Instance | None = None
-        self._repeated = False
-        self._broken = 0
-
-        self.status = 0
-        """Sent; 0 before the head."""
-        self._chunked = False
-        self._event_stream = False
-        self._held = b""
-        self._error_head: Head | None = None
-        self._error_body = b""
         self._tail = Tail()
-        self._bytes_out = 0
-        self._end: tuple[str, int, str | None, float, int] = ("", 0, None, 0.0, 0)
-
-        self._began = began
-        self._received_at = began
-        self._first_at = 0.0
-        self._waited_s = 0.0
-        self.heard_at = began
+        self._began = self.heard_at = began
         """When client (before `complete`) or llama-server (after it) last sent anything."""
         self._judge_head(headers)
+
+    @property
+    def request_id(self) -> str:
+        return f"{_BOOT}{self._number:08x}"
+
+    @property
+    def trace_id(self) -> str:
+        return self._traceparent[3:35].decode()
 
     # From the client.
 
     def _judge_head(self, headers: list[Header]) -> None:
         """Refuse what can be refused before the body arrives; find the trace and what goes upstream."""
-        parent = None
-        forwarded = []
+        self._forwarded = b""
+        self._expects_continue = False
+        trace = None
         for name, value in headers:
             if name in FORWARDED:
-                forwarded.append(b"%s: %s\r\n" % (name, value))
+                self._forwarded += b"%s: %s\r\n" % (name, value)
             elif name == b"content-length":
                 if int(value) > self._relay.settings.max_body_bytes:
                     self._refusal = self._too_large()
             elif name == b"traceparent":
-                parent = value.decode("latin-1")
+                trace = trace_id_of(value.decode("latin-1"))
+            elif name == b"expect":
+                self._expects_continue = value.lower() == b"100-continue"
             elif name == b"content-encoding" and value.lower() != b"identity":
                 text = f"the request's body is encoded as {value.decode('latin-1')}: send it plain"
                 self._refusal = Problem(status=415, message=text)
         # Not secret, so not from the kernel: that would cost as much as parsing the request.
-        self.trace_id = trace_id_of(parent) or f"{getrandbits(128) or 1:032x}"
-        self._traceparent = b"00-%s-%016x-01" % (self.trace_id.encode(), getrandbits(64) or 1)
-        self._forwarded = b"".join(forwarded)
+        number = int(trace, 16) if trace is not None else getrandbits(128) or 1
+        self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
 
     def take_turn(self) -> None:
         """Every earlier request on this connection has been answered."""
@@ -330,13 +339,12 @@ class Exchange:
 
     def _render_head(self, head: Head, out: list[bytes]) -> None:
         self.status = head.status
-        self._event_stream = is_event_stream(head.headers)
+        self._event_stream = head.event_stream
         self._chunked = head.length is None and not self._http_1_0
         if head.length is None and self._http_1_0:
             self.keep_alive = False
         out.append(render_status_line(head.status))
-        for name, value in head.headers:
-            out.append(b"%s: %s\r\n" % (name, value))
+        out.append(head.lines)
         if head.length is not None:
             out.append(b"content-length: %d\r\n" % head.length)
         elif self._chunked:
@@ -346,9 +354,10 @@ class Exchange:
         out.append(self._render_own_headers())
 
     def _render_own_headers(self) -> bytes:
-        return b"%bx-request-id: %s\r\ntraceparent: %s\r\n%b\r\n" % (
+        return b"%bx-request-id: %b%08x\r\ntraceparent: %b\r\n%b\r\n" % (
             self._relay.date_header,
-            self.request_id.encode(),
+            _BOOT_BYTES,
+            self._number,
             self._traceparent,
             b"" if self.keep_alive else b"connection: close\r\n",
         )

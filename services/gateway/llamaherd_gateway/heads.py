@@ -1,6 +1,5 @@
 """HTTP heads: which headers go where, and their bytes (RFC 9110, section 7.6.1 on what must not be forwarded)."""
 
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
 
@@ -55,8 +54,3 @@ def keep_header(name: bytes) -> bool:
 
 def render_status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
-
-
-def is_event_stream(headers: Iterable[Header]) -> bool:
-    """Whether a response's body is server-sent events."""
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)

@@ -206,9 +206,11 @@ class RelayProtocol(HttpToolsProtocol):
         # uvicorn makes its scope here; hot routes do without one.
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
         self._began = self._head_began = time.monotonic()
         self._idle_since = 0.0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._head_began = 0.0
@@ -227,7 +229,6 @@ class RelayProtocol(HttpToolsProtocol):
             headers=self.headers,
             keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
             http_1_0=version == "1.0",
-            expects_continue=self.expect_100_continue,
             began=self._began,
         )
         before: Any = self.cycle
@@ -243,9 +244,10 @@ class RelayProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _start_asgi(self) -> None:
-        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expect
+        self.url = url
+        self.expect_100_continue = (b"expect", b"100-continue") in headers
         self.headers.extend(headers)
         super().on_headers_complete()
 

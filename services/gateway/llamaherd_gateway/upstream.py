@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 import httptools
 import msgspec
 
-from llamaherd_gateway.heads import Header, keep_header, render_request_start
+from llamaherd_gateway.heads import keep_header, render_request_start
 from llamaherd_gateway.projection import Instance
 
 IDLE_S: Final = 4.0
@@ -34,9 +34,11 @@ class Head(msgspec.Struct, frozen=True):
     """Head of an answer, without what must not be forwarded."""
 
     status: int
-    headers: list[Header]
+    lines: bytes
+    """Whole header lines."""
     length: int | None
     """`None`: chunked, or ended by the connection's end."""
+    event_stream: bool
 
 
 class Receiver(Protocol):
@@ -59,7 +61,8 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._requests = 0
         self._max_requests = MAX_REQUESTS
-        self._headers: list[Header] = []
+        self._lines = b""
+        self._event_stream = False
         self._parts: list[bytes] = []
         self._head: Head | None = None
         self._length: int | None = None
@@ -115,14 +118,16 @@ class Connection(asyncio.Protocol):
     # What httptools reports.
 
     def on_message_begin(self) -> None:
-        self._headers = []
+        self._lines = b""
         self._length = None
-        self._chunked = False
+        self._chunked = self._event_stream = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if keep_header(name):
-            self._headers.append((name, value))
+            self._lines += b"%s: %s\r\n" % (name, value)
+            if name == b"content-type":
+                self._event_stream = value.startswith(b"text/event-stream")
         elif name == b"content-length":
             self._length = int(value)
         elif name == b"transfer-encoding":
@@ -134,7 +139,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self._answering = True
-            self._head = Head(status, self._headers, None if self._chunked else self._length)
+            self._head = Head(status, self._lines, None if self._chunked else self._length, self._event_stream)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)

@@ -119,10 +119,14 @@ def _read_gpu(nvml: Any, index: int, handle: Any) -> GpuReading:
 
 
 def _ask(nvml: Any, question: Callable[..., T], *arguments: Any) -> T | None:
-    """One value, or `None` when this GPU does not have it (`[N/A]` in nvidia-smi). Other errors are raised."""
+    """One value, or `None` when this GPU or driver does not have it (`[N/A]` in nvidia-smi). Other errors are raised."""
     try:
         return question(*arguments)
     except nvml.NVMLError as error:
-        if error.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_NO_PERMISSION):
+        if error.value in (
+            nvml.NVML_ERROR_NOT_SUPPORTED,
+            nvml.NVML_ERROR_NO_PERMISSION,
+            nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        ):
             return None
         raise

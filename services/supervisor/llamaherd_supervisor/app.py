@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from llamaherd_shared.events.node import NodeJoined, NodeLeft
 from llamaherd_shared.projection import Follower, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS
+from llamaherd_shared.tasks import end
 from llamaherd_supervisor import models, reconcile, store
 from llamaherd_supervisor.handlers import Commands, Here, Journal, Owner, SecondSupervisor, Whois, Workplace
 from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Vitals, Wanted, evolve, observe
@@ -32,7 +33,6 @@ from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
 _WHOIS_S = 1.0
 _KILL_LEFTOVERS_S = 5.0
 _FLUSH_S = 5.0
-_CANCEL_AGAIN_S = 0.1
 _STOP_MARGIN_S = 5.0
 """Beyond drain and stop time-outs, before the rest is killed without further ado."""
 _UNWANTED = Wanted(wanted=False)
@@ -61,16 +61,6 @@ async def refuse_second(service: Service) -> None:
             f"node {node} already has a supervisor (process {here.pid}, data folder {here.data_dir}):"
             " give each host its own name (`node`)"
         )
-
-
-async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel until they are done: nats-py swallows a cancellation that meets it while it flushes."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        done, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
-        await asyncio.gather(*done, return_exceptions=True)
 
 
 class Supervisor:
@@ -124,7 +114,7 @@ class Supervisor:
                 if task.done() and not task.cancelled():
                     task.result()
         finally:
-            await end_tasks([caught_up, *background, *self._tasks.values()])
+            await end(caught_up, *background, *self._tasks.values())
             projection.close()
 
     async def _join(self) -> None:

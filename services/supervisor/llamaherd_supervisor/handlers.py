@@ -22,6 +22,7 @@ from llamaherd_shared.events import Event
 from llamaherd_shared.events.instance import InstanceEvent, InstanceExited, InstanceFailed, InstanceStarted
 from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.service import Service, new_id
+from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import upstream_key
 from llamaherd_supervisor import load_progress, reconcile, store
 from llamaherd_supervisor.command_line import Launch, render_arguments, render_environment, render_mark
@@ -299,18 +300,14 @@ class Owner:
         return task
 
     async def _end_watchers(self) -> None:
-        for task in self._watchers:
-            task.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await end(*self._watchers)
         self._watchers.clear()
 
     async def _await_exit(
         self, process: Process, tail: Tail, generation: int, others: tuple["asyncio.Task[None]", ...]
     ) -> None:
         exit_code, signal = await process.wait()
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await end(*others)
         tail.finish()
         lines = tail.last_lines
         self.tell(

@@ -18,6 +18,7 @@ from llamaherd_shared.errors import Rejected, Unavailable
 from llamaherd_shared.projection import Follower, Projection
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS
+from llamaherd_shared.tasks import end
 from llamaherd_ui import store
 from llamaherd_ui.api import HANDLERS, Ui
 from llamaherd_ui.handlers import EXCEPTION_HANDLERS, Edge, show_web_app
@@ -78,14 +79,6 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Rejected(f"cannot listen on {host} port {port}: {reason} (`ui.host`, `ui.port`)") from error
-
-
-async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel until they are done: `asyncio.wait_for` of Python 3.11 can swallow a cancellation (CPython #86296)."""
-    while running := {task for task in tasks if not task.done()}:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=RETRY_S)
 
 
 def make_app(ui: Ui) -> Edge:

@@ -224,7 +224,7 @@ class Tail:
                 async for batch in self._bus.read(PRESENCE, after=head.first - 1):
                     for recorded in batch:
                         self.on_presence(recorded)
-                    if batch[-1].sequence >= head.last or batch[-1].pending == 0:
+                    if batch and (batch[-1].sequence >= head.last or batch[-1].pending == 0):
                         return
         except TimeoutError:
             return

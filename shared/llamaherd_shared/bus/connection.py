@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError
 
 from llamaherd_shared.bus import layout, reader, requests, wire
 from llamaherd_shared.bus.publisher import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID, Publisher, WrongSequence
@@ -204,7 +204,7 @@ class Bus:
         return self._publisher.offer(subject, payload, {MESSAGE_ID: msg_id, **(headers or {})}) is not None
 
     def read(self, stream: str, *, after: int) -> AsyncIterator[list[Recorded]]:
-        """Batches of everything behind sequence `after`, for ever (`reader.read_stream`)."""
+        """Batches of everything behind `after`, for ever; an empty one after a restart (`reader.read_stream`)."""
         return reader.read_stream(self._nc, self._js, self.stream(stream), after=after)
 
     async def stream_head(self, stream: str) -> StreamHead:
@@ -263,9 +263,19 @@ class Bus:
 
     async def beat(self, subject: str, payload: bytes, ttl_s: int) -> None:
         """Say that we are alive; forgotten after `ttl_s`. A beat that is lost is not repeated."""
-        with contextlib.suppress(nats.errors.Error, JetStreamError, TimeoutError):
-            await self._js.publish(subject, payload, timeout=2, stream=self.stream(PRESENCE), msg_ttl=ttl_s)
-        wire.heed_cancellation()
+        for _attempt in range(2):
+            try:
+                await self._js.publish(subject, payload, timeout=2, stream=self.stream(PRESENCE), msg_ttl=ttl_s)
+            except NoStreamResponseError:
+                # Presence lives in memory: a nats-server that was restarted has forgotten the stream itself.
+                with contextlib.suppress(Unavailable):
+                    await self.ensure_streams()
+            except (nats.errors.Error, JetStreamError, TimeoutError):
+                return
+            else:
+                return
+            finally:
+                wire.heed_cancellation()
 
     async def withdraw(self, subject: str) -> None:
         """Take back the last beat: say at once that we are gone."""

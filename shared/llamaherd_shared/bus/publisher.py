@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 
 from llamaherd_shared.bus import wire
 from llamaherd_shared.errors import Conflict, HerdError
+from llamaherd_shared.tasks import end
 
 WINDOW: Final = 512
 """Messages in flight at once. Above 100,000 nats-server would drop; from 256 on the rate no longer grows."""
@@ -119,9 +120,7 @@ class Publisher:
         return self._idle.is_set()
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         for entry in [*self._in_flight.values(), *(entry for _, entry in self._spool)]:
             entry.future.cancel()
 

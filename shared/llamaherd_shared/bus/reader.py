@@ -44,12 +44,18 @@ class _Lost(Exception):
 async def read_stream(nc: Client, js: JetStreamContext, stream: str, *, after: int) -> AsyncIterator[list[Recorded]]:
     """Yield batches of what `stream` holds behind sequence `after`, for ever, in order, nothing twice.
 
-    What retention has deleted is skipped silently: compare sequences to see it (`fold.find_gap`).
+    An empty batch says that reading had to begin anew (nats-server restarted, the stream was replaced): a caller
+    to whom it matters checks that this is still the stream it knows. What retention has deleted is skipped
+    silently: compare sequences to see it (`fold.find_gap`).
     """
+    again = False
     while True:
         consumer = _Consumer(nc, js, stream)
         try:
             await consumer.open(after + 1)
+            if again:
+                yield []
+            again = True
             async for batch in consumer.batches():
                 fresh = [recorded for recorded in batch if recorded.sequence > after]
                 if fresh:

@@ -4,7 +4,6 @@ import pytest
 
 from llamaherd_gateway.heads import (
     FORWARDED,
-    is_event_stream,
     keep_header,
     render_request_end,
     render_request_start,
@@ -39,8 +38,6 @@ def test_a_request_head_is_whole() -> None:
     )
 
 
-def test_status_lines_and_streams() -> None:
+def test_status_lines() -> None:
     assert render_status_line(404) == b"HTTP/1.1 404 Not Found\r\n"
     assert render_status_line(599) == b"HTTP/1.1 599 Unknown\r\n"
-    assert is_event_stream([(b"content-type", b"text/event-stream; charset=utf-8")])
-    assert not is_event_stream([(b"content-type", b"application/json")])

@@ -1,10 +1,10 @@
 """Progress and errors of a load, from recorded llama-server output (`tests/golden/llama_server/`)."""
 
-from functools import reduce
 from pathlib import Path
 
 import pytest
 
+from llamaherd_shared.events.line import Level
 from llamaherd_supervisor.levels import level_of_line
 from llamaherd_supervisor.load_progress import LoadProgress, find_load_error, read_line, read_memory
 
@@ -81,6 +81,8 @@ def test_level_is_that_of_the_prefix_or_else_of_the_words(line: str, level: str)
 
 
 def test_indented_line_belongs_to_the_line_before() -> None:
-    found = reduce(lambda level, line: level_of_line(line, level), ["E something failed", "   at here", ""], "info")
+    level: Level = "info"
+    for line in ["E something failed", "   at here", ""]:
+        level = level_of_line(line, level)
 
-    assert found == "error"
+    assert level == "error"

@@ -1,0 +1,163 @@
+"""The GPU adapter without a GPU: absent, failing, coming back. The binding is NVIDIA's; only its answers are made up."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamaherd_metrics import nvml
+from llamaherd_metrics.nvml import Gpus
+from llamaherd_metrics.sample import GpuReading
+
+
+class NVMLError(Exception):
+    def __init__(self, value: int) -> None:
+        super().__init__(f"NVML error {value}")
+        self.value = value
+
+
+class Driver:
+    """What NVML answers, and how often it was opened."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, int] = {}
+        """Function -> error code (nvml.h)."""
+        self.opened = 0
+        self.closed = 0
+
+    def binding(self) -> ModuleType:
+        answers: dict[str, Any] = {
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80, used=30),
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=55),
+            "nvmlDeviceGetPowerUsage": 250_500,
+            "nvmlDeviceGetTemperature": 61,
+            "nvmlDeviceGetComputeRunningProcesses": [
+                SimpleNamespace(pid=7, usedGpuMemory=20),
+                SimpleNamespace(pid=8, usedGpuMemory=None),
+            ],
+            "nvmlDeviceGetGraphicsRunningProcesses": [SimpleNamespace(pid=7, usedGpuMemory=20)],
+        }
+        module = ModuleType("pynvml")
+        errors = {
+            "NVML_ERROR_NOT_SUPPORTED": 3,
+            "NVML_ERROR_NO_PERMISSION": 4,
+            "NVML_ERROR_DRIVER_NOT_LOADED": 9,
+            "NVML_ERROR_LIBRARY_NOT_FOUND": 12,
+            "NVML_ERROR_FUNCTION_NOT_FOUND": 13,
+        }
+        vars(module).update(errors, NVMLError=NVMLError, NVML_TEMPERATURE_GPU=0)
+        for name, answer in answers.items():
+            setattr(module, name, lambda *_, name=name, answer=answer: self._answer(name, answer))
+        module.nvmlInit = lambda: self._open()  # type: ignore[attr-defined]
+        module.nvmlShutdown = lambda: self._close()  # type: ignore[attr-defined]
+        return module
+
+    def _answer(self, name: str, answer: Any) -> Any:
+        if name in self.failing:
+            raise NVMLError(self.failing[name])
+        return answer
+
+    def _open(self) -> None:
+        self.opened += 1
+        self._answer("nvmlInit", None)
+
+    def _close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver()
+    monkeypatch.setitem(sys.modules, "pynvml", driver.binding())
+    monkeypatch.setattr(nvml, "_has_library", lambda: True)
+    monkeypatch.setattr(nvml, "RETRY_S", 0.0)
+    return driver
+
+
+@pytest.fixture
+def troubles() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def gpus(driver: Driver, troubles: list[str]) -> Gpus:
+    return Gpus(troubles.append)
+
+
+def test_host_without_nvidia_driver_has_no_gpus_and_no_trouble(troubles: list[str]) -> None:
+    assert isinstance(Gpus(troubles.append).read(), list)
+    assert troubles == []
+
+
+def test_gpu_is_read(gpus: Gpus, troubles: list[str]) -> None:
+    (reading,) = gpus.read()
+
+    assert reading == GpuReading(
+        index=0,
+        utilization_pct=55,
+        memory_used_bytes=30,
+        memory_total_bytes=80,
+        power_w=250.5,
+        temperature_c=61,
+        process_memory_bytes={7: 20},
+    )
+    assert troubles == []
+
+
+@pytest.mark.parametrize("error", [3, 4, 13], ids=["not supported", "no permission", "old driver"])
+def test_value_the_gpu_does_not_have_is_absent_and_the_rest_is_read(
+    driver: Driver, gpus: Gpus, troubles: list[str], error: int
+) -> None:
+    driver.failing = {"nvmlDeviceGetMemoryInfo": error, "nvmlDeviceGetPowerUsage": error}
+
+    (reading,) = gpus.read()
+
+    assert (reading.memory_used_bytes, reading.power_w, reading.utilization_pct) == (None, None, 55)
+    assert troubles == []
+
+
+def test_gpu_that_fails_later_is_told_once_and_read_again_when_it_is_back(
+    driver: Driver, gpus: Gpus, troubles: list[str]
+) -> None:
+    gpus.read()
+    driver.failing = {"nvmlDeviceGetUtilizationRates": 15}
+    assert [gpus.read() for _ in range(3)] == [[], [], []]
+    assert len(troubles) == 1
+    assert "GPU 0 cannot be read" in troubles[0]
+
+    driver.failing = {}
+    assert len(gpus.read()) == 1
+
+    assert troubles[1:] == [""]
+    assert driver.opened == 4
+    assert driver.closed == 3
+
+
+def test_driver_that_goes_away_is_told_once(driver: Driver, gpus: Gpus, troubles: list[str]) -> None:
+    gpus.read()
+    driver.failing = {"nvmlDeviceGetMemoryInfo": 15, "nvmlInit": 9}
+
+    assert [gpus.read() for _ in range(3)] == [[], [], []]
+
+    assert len(troubles) == 1
+
+
+def test_library_without_a_driver_is_no_trouble(driver: Driver, gpus: Gpus, troubles: list[str]) -> None:
+    driver.failing = {"nvmlInit": 9}
+
+    assert gpus.read() == []
+    assert gpus.read() == []
+    assert troubles == []
+    assert driver.opened == 1
+
+
+def test_failure_is_not_tried_again_at_once(driver: Driver, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "RETRY_S", 1000.0)
+    driver.failing = {"nvmlInit": 18}
+
+    assert [gpus.read() for _ in range(5)] == [[]] * 5
+
+    assert driver.opened == 1
