@@ -170,7 +170,7 @@ class Projection:
                     "insert into skipped values(?,?,1) on conflict do update set count=count+1",
                     (source.stream, error.type),
                 )
-            except (Undecodable, msgspec.MsgspecError) as error:
+            except (Undecodable, msgspec.MsgspecError, UnicodeDecodeError) as error:
                 self.db.execute(
                     "insert or replace into poison values(?,?,?,?)",
                     (source.stream, recorded.sequence, str(error), recorded.data),

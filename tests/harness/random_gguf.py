@@ -25,6 +25,7 @@ def write_random_gguf(
     width: int = 64,
     context_tokens: int = 512,
     chat: bool = True,
+    pooling: gguf.PoolingType | None = None,
 ) -> Path:
     """Write the model; about 0.4 MB with the default sizes. The same arguments give the same bytes."""
     random = np.random.default_rng(seed)
@@ -53,6 +54,8 @@ def write_random_gguf(
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     if chat:
         writer.add_chat_template(CHAT_TEMPLATE)
 

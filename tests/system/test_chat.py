@@ -2,12 +2,14 @@
 
 import json
 
+import gguf
 import httpx
 import pytest
 import yaml
 
 from harness.deadline import wait_until
 from harness.herd import Herd
+from harness.random_gguf import write_random_gguf
 
 
 def test_cria_introduces_itself_at_temperature_zero(herd: Herd) -> None:
@@ -53,6 +55,24 @@ def test_completions_and_models_answer_in_openai_shape(herd: Herd) -> None:
     assert completion["object"] == "text_completion"
     assert "cria" in {model["id"] for model in models["data"]}
     assert models["object"] == "list"
+
+
+def test_a_model_made_for_embeddings_is_found_loaded_and_answers_with_vectors(herd: Herd) -> None:
+    path = write_random_gguf(herd.models_dir / "embedder.gguf", pooling=gguf.PoolingType.MEAN, chat=False)
+    try:
+        herd.eventually(
+            lambda: [entry for entry in herd.fleet()["models"] if entry["model"] == "embedder"],
+            within_s=15,
+            what="the model is found",
+        )
+        body = {"model": "embedder", "input": ["one", "two"]}
+        answer = httpx.post(f"{herd.gateway_url}/v1/embeddings", json=body, timeout=30).json()
+    finally:
+        path.unlink()
+        herd.cli("unload", "embedder")
+
+    assert [len(entry["embedding"]) for entry in answer["data"]] == [64, 64]
+    assert answer["object"] == "list"
 
 
 def test_an_unknown_model_is_404_and_names_the_known_ones(herd: Herd) -> None:

@@ -119,7 +119,7 @@ def _read_gpu(nvml: Any, index: int, handle: Any) -> GpuReading:
 
 
 def _ask(nvml: Any, question: Callable[..., T], *arguments: Any) -> T | None:
-    """One value, or `None` when this GPU or driver does not have it (`[N/A]` in nvidia-smi). Other errors are raised."""
+    """One value, or `None` when GPU or driver do not have it (`[N/A]` in nvidia-smi). Other errors are raised."""
     try:
         return question(*arguments)
     except nvml.NVMLError as error:

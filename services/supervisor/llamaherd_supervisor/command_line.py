@@ -24,6 +24,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """0: llama-server's own choice (4, sharing one context)."""
     context_tokens: int = 0
     """Of each slot; 0: the model's own training context, less where memory is short (`--fit`)."""
+    embedding: bool = False
+    """Serve embeddings: llama-server then serves nothing else."""
     extra_args: Sequence[str] = ()
 
 
@@ -35,6 +37,8 @@ def render_arguments(launch: Launch) -> list[str]:
     if launch.context_tokens:
         # llama-server divides `--ctx-size` by the number of slots, unless it chose that number itself.
         words += ["--ctx-size", str(launch.context_tokens * max(1, launch.slots))]
+    if launch.embedding:
+        words += ["--embedding"]
     return [*words, "--metrics", "--slots", "--no-webui", *launch.extra_args]
 
 

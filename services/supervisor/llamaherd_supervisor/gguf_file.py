@@ -55,6 +55,10 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 """Quantization by `general.file_type` (`enum llama_ftype`), as people write it."""
 
 
+_POOLED: Final = frozenset({1, 2, 3})
+"""Mean, first token, last token (`enum llama_pooling_type`); 0 is none, 4 is a ranking head."""
+
+
 class UnreadableGguf(Exception):
     """The file cannot be served. `str()` is one sentence for a person."""
 
@@ -76,6 +80,8 @@ class GgufHead(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str = ""
     chat: bool = False
     """Whether it carries a chat template."""
+    embedding: bool = False
+    """Whether it names a pooling of its tokens (`<arch>.pooling_type`): embedding and reranking models do."""
     parts: int = 1
     """Files the model is split into (`split.count`)."""
 
@@ -218,6 +224,7 @@ def _head(pairs: Mapping[str, Any], parameters: int) -> GgufHead:
         context_tokens=_whole(pairs.get(f"{architecture}.context_length")),
         quantization=FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else "",
         chat=bool(pairs.get("tokenizer.chat_template")),
+        embedding=_whole(pairs.get(f"{architecture}.pooling_type")) in _POOLED,
         parts=max(1, _whole(pairs.get("split.count"))),
     )
 

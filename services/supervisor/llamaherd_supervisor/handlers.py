@@ -271,6 +271,7 @@ class Owner:
                 port=port,
                 slots=settings.slots,
                 context_tokens=settings.context_tokens,
+                embedding=isinstance(found, ModelFound) and found.embedding,
                 extra_args=settings.extra_args,
             )
             key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)

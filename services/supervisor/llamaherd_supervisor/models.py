@@ -70,6 +70,7 @@ def judge(
         context_tokens=head.context_tokens,
         quantization=head.quantization,
         chat=head.chat,
+        embedding=head.embedding,
     )
 
 

@@ -80,7 +80,7 @@ async def serve(
             reply = await handler(decoder.decode(msg.data))
         except HerdError as error:
             headers, reply = {ERROR_KIND: error.kind}, _Refusal(error.message)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             headers, reply = {ERROR_KIND: Rejected.kind}, _Refusal(f"cannot read the request on {subject}: {error}")
         except Exception:
             _log.exception("request failed", subject=subject)

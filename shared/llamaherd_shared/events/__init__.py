@@ -56,10 +56,10 @@ def decode_event(data: bytes) -> Event:
     """Decode one fact. Raises `UnknownEvent` for a tag from the future, `Undecodable` for anything else."""
     try:
         return _DECODER.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         try:
             type_ = _TAG_DECODER.decode(data).type
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise Undecodable(str(error)) from error
         if type_ not in TYPES:
             raise UnknownEvent(type_) from error

@@ -31,6 +31,8 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     """Name of GGUF `general.file_type`, e.g. `Q8_0`; empty when the file does not say."""
     chat: bool = False
     """Whether the file carries a chat template."""
+    embedding: bool = False
+    """Whether it is made for embeddings: the file names a pooling (`<arch>.pooling_type`)."""
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):

@@ -1,4 +1,4 @@
-"""The GPU adapter without a GPU: absent, failing, coming back. The binding is NVIDIA's; only its answers are made up."""
+"""The GPU adapter without a GPU: absent, failing, coming back. NVIDIA's binding is there, its answers are made up."""
 
 import sys
 from types import ModuleType, SimpleNamespace

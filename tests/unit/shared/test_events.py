@@ -36,7 +36,7 @@ def test_fields_from_the_future_are_ignored() -> None:
 def test_a_type_from_the_future_is_told_apart_from_garbage() -> None:
     with pytest.raises(UnknownEvent, match=r"instance\.cloned\.v9"):
         decode_event(b'{"type":"instance.cloned.v9","node":"n"}')
-    for garbage in (b"", b"\xff\x00", b"[]", b'{"node":"n"}', b'{"type":"instance.ready.v1"}'):
+    for garbage in (b"", b"\xff\x00", b"[]", b'{"node":"n"}', b'{"type":"instance.ready.v1"}', b'{"type":"\xff"}'):
         with pytest.raises(Undecodable):
             decode_event(garbage)
 

@@ -38,6 +38,13 @@ def test_context_is_given_for_all_slots_together() -> None:
     assert words[-2:] == ["--n-gpu-layers", "99"]
 
 
+def test_a_model_made_for_embeddings_serves_them() -> None:
+    launch = Launch(program="llama-server", model="e", path="/e.gguf", host="127.0.0.1", port=1, embedding=True)
+
+    assert "--embedding" in render_arguments(launch)
+    assert "--embedding" not in render_arguments(LAUNCH)
+
+
 def test_key_is_in_the_environment_and_not_on_the_command_line() -> None:
     inherited = {
         "PATH": "/bin",
