@@ -1,7 +1,6 @@
 """What a herd is started with: options over environment over `llamaherd.yaml` over defaults."""
 
 import importlib
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -12,6 +11,7 @@ import yaml
 from llamaherd.failures import Misused
 from llamaherd.launcher.probe import pick_port
 from llamaherd.permissions import SERVICES
+from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.settings import CommonSettings, SettingsError, load_settings
 
 LISTENERS: Final = ("gateway", "ui")
@@ -142,15 +142,6 @@ def _address(service: str, settings: Any, insecure: bool) -> Address:
             "yet; use 127.0.0.1, or add --insecure if that network is yours alone"
         )
     return Address(host, port or pick_port(0))
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _content(config: Path | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ from llamaherd_gateway.loading import Loader
 from llamaherd_gateway.relay import Relay, RelayProtocol
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
+from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.projection import Follower
 from llamaherd_shared.service import Service
@@ -52,7 +52,7 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         host, port = server.sockets[0].getsockname()[:2]
         _settle_memory()
         log.info("listening", address=f"http://{host}:{port}/v1")
-        if not _is_loopback(host):
+        if not is_loopback(host):
             log.warning("anyone who can reach this address can use the models: there are no keys yet", host=host)
         tasks.append(asyncio.create_task(_announce(service, follower)))
         stopping = asyncio.create_task(service.stopping.wait())
@@ -141,7 +141,3 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.") or host == socket.gethostname()

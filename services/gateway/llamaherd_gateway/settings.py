@@ -4,6 +4,9 @@ from typing import Annotated
 
 import msgspec
 
+from llamaherd_shared.addresses import is_loopback
+from llamaherd_shared.settings import SettingsError
+
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -11,9 +14,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Times are seconds of silence unless they say otherwise: a busy request is never cut."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on. Anything but loopback needs `insecure`: there are no keys yet."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     """0: any free port; the log says which."""
+    insecure: bool = False
+    """Listen on more than loopback although anybody who reaches the port may use the models."""
     load_timeout_s: Seconds = 120.0
     """How long a request waits for a model to be loaded without any progress event."""
     ask_timeout_s: Seconds = 10.0
@@ -34,3 +39,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Largest request body; images arrive inside the JSON."""
     max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32 * 2**10
     """Largest request line and headers together."""
+
+    def __post_init__(self) -> None:
+        if not self.insecure and not is_loopback(self.host):
+            raise SettingsError(
+                f"setting `gateway.host`: {self.host} lets others use the models, and there are no keys yet: "
+                "use 127.0.0.1 behind a proxy that asks who it is, or set `gateway.insecure: true`"
+            )

@@ -9,6 +9,8 @@ import ipaddress
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from llamaherd_shared.addresses import is_loopback
+
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 HEADERS: Final[Mapping[str, str]] = {
@@ -22,14 +24,6 @@ HEADERS: Final[Mapping[str, str]] = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address reaches this machine only."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    address = _address(host)
-    return address is not None and address.is_loopback
 
 
 def host_name(header: str) -> str:

@@ -2,8 +2,8 @@
 
 import msgspec
 
+from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.settings import SettingsError
-from llamaherd_ui.edge import is_loopback
 
 
 class UiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llamaherd_ui.edge import HEADERS, find_refusal, host_name, is_host_allowed, is_loopback
+from llamaherd_shared.addresses import is_loopback
+from llamaherd_ui.edge import HEADERS, find_refusal, host_name, is_host_allowed
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "ui.localhost"])
