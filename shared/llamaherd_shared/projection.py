@@ -8,7 +8,8 @@ The file may be deleted at any time while the service is stopped; the next start
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +82,8 @@ class Projection:
     def __init__(self, path: Path, schema: str) -> None:
         """Opens or creates the file. Raises `ProjectionUnusable` with a sentence that names it."""
         self.path = path
-        self._schema = schema
+        self._writing = threading.Lock()
+        """Held over a transaction and by `close`: closing what a thread still uses ends the process."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -143,19 +145,22 @@ class Projection:
                     self.db.execute(f"delete from {name}")
 
     def close(self) -> None:
-        self.db.close()
+        """Close the file, after a transaction that is under way in a thread."""
+        with self._writing:
+            self.db.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Any:
-        self.db.execute("begin immediate")
-        try:
-            yield
-            self.db.execute("commit")
-        except BaseException:
-            # SQLite has rolled back by itself after some errors (a full disk is one).
-            if self.db.in_transaction:
-                self.db.execute("rollback")
-            raise
+    def _transaction(self) -> Iterator[None]:
+        with self._writing:
+            self.db.execute("begin immediate")
+            try:
+                yield
+                self.db.execute("commit")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors (a full disk is one).
+                if self.db.in_transaction:
+                    self.db.execute("rollback")
+                raise
 
     def _record_gap(self, stream: str, first: int, last: int) -> None:
         self.db.execute("insert or replace into gap values(?,?,?)", (stream, first, last))

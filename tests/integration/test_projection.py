@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import uvloop
 from harness.deadline import until
 from harness.nats import NatsServer
 from llamaherd_shared.bus import Bus, Recorded
-from llamaherd_shared.events import decode_event
+from llamaherd_shared.events import decode_event, encode_event
 from llamaherd_shared.events.instance import InstanceDraining
 from llamaherd_shared.projection import Follower, Projection, ProjectionUnusable, Source
 from llamaherd_shared.streams import EVENTS
@@ -259,6 +260,32 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(nats_server: NatsServer
         assert rows(path) == (2_010, 2_010, 2_010)
 
     uvloop.run(body())
+
+
+def test_closing_waits_for_a_write_that_is_under_way(tmp_path: Path) -> None:
+    """SQLite ends the process when a connection is closed under the thread that uses it."""
+    writing, release = threading.Event(), threading.Event()
+
+    def slow(db: sqlite3.Connection, applied: Sequence[tuple[Recorded, Any]]) -> None:
+        writing.set()
+        release.wait(10)
+        project(db, applied)
+
+    projection = Projection(tmp_path / "p.sqlite", SCHEMA)
+    source = Source(stream=EVENTS, decode=decode_event, project=slow)
+    batch = [Recorded(EVENTS, 1, 1, "s", encode_event(FACT))]
+    writer = threading.Thread(target=projection.apply, args=(source, "now", batch))
+    closer = threading.Thread(target=projection.close)
+
+    writer.start()
+    assert writing.wait(10)
+    closer.start()
+    assert closer.is_alive()
+    release.set()
+    writer.join(10)
+    closer.join(10)
+
+    assert rows(tmp_path / "p.sqlite") == (1, 1, 1)
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

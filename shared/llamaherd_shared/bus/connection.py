@@ -159,6 +159,11 @@ class Bus:
         """Offered messages that found the spool full."""
         return self._publisher.dropped
 
+    @property
+    def waiting(self) -> int:
+        """Messages taken and not yet known to be stored: grows while more is offered than nats-server can store."""
+        return self._publisher.waiting
+
     def stream(self, name: str) -> str:
         """The real name of a stream under this bus's prefix."""
         return stream_name(name, self.subjects.prefix)

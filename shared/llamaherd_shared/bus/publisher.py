@@ -113,6 +113,11 @@ class Publisher:
         self._wake.set()
         return future
 
+    @property
+    def waiting(self) -> int:
+        """Messages that are not stored yet, as far as we know."""
+        return len(self._spool) + len(self._in_flight)
+
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything taken is stored; `False` when time ran out first."""
         with contextlib.suppress(TimeoutError):

@@ -1,6 +1,16 @@
 """One fact per request served. Written by: gateway. Read by: metrics, ui. Never holds a prompt or an answer."""
 
+from collections.abc import Sequence
+from typing import Annotated, Final
+
 import msgspec
+
+MAX_REQUESTS: Final = 200
+"""Requests in one pack, at most."""
+MAX_BYTES: Final = 200 * 1024
+"""Size of the requests of one pack; a single one that is larger goes alone. nats-server takes 1 MiB a message."""
+PLACES: Final = 1024
+"""A longer pack is no event: readers number its requests with 10 bits."""
 
 
 class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="request.finished.v1"):
@@ -45,4 +55,34 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     """W3C trace id, 32 hex digits."""
 
 
-RequestEvent = RequestFinished
+class RequestPack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="request.pack.v1"):
+    """Many requests of one subject, when there are more than the bus stores one by one."""
+
+    requests: Annotated[list[RequestFinished], msgspec.Meta(max_length=PLACES)]
+    """In the order in which they ended."""
+
+
+RequestEvent = RequestFinished | RequestPack
+
+
+class _Encoded(msgspec.Struct, tag_field="type", tag="request.pack.v1"):
+    requests: list[msgspec.Raw]
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def requests_of(event: object) -> list[RequestFinished]:
+    """The requests an event tells of: one, many, or none when it is about something else."""
+    match event:
+        case RequestFinished():
+            return [event]
+        case RequestPack():
+            return event.requests
+        case _:
+            return []
+
+
+def pack_encoded(encoded: Sequence[bytes]) -> bytes:
+    """A `RequestPack` on the wire, of `RequestFinished` that are encoded already."""
+    return _ENCODER.encode(_Encoded([msgspec.Raw(request) for request in encoded]))
