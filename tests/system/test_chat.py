@@ -23,7 +23,7 @@ def test_cria_answers_what_the_newcomer_asks(herd: Herd, request: pytest.Fixture
 
     wrong = []
     for entry in expected:
-        if entry.keys() <= {"question", "contains", "unseen"}:
+        if entry.keys() <= {"question", "contains", "unseen"}:  # the others need earlier turns, or are known misses
             response = herd.chat("cria", entry["question"], max_tokens=120)
             answer = response.json()["choices"][0]["message"]["content"]
             if not all(word.lower() in answer.lower() for word in entry["contains"]):
