@@ -51,8 +51,9 @@ def leave_as_found(herd: Herd) -> Iterator[None]:
     bring(herd, "cria", "ready" if state == "ready" else "stopped")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """For a module, not the session: while it lives, an event loop runs in this thread and tests can start none."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = os.environ.get("LLAMAHERD_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if found is None:
