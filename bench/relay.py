@@ -33,9 +33,11 @@ from harness.gateway import NODE, SECRET, GatewayProcess, free_port  # noqa: E40
 from harness.nats import NatsServer  # noqa: E402
 from harness.random_gguf import write_random_gguf  # noqa: E402
 from llamaherd_shared.bus import Bus  # noqa: E402
+from llamaherd_shared.events import decode_event  # noqa: E402
 from llamaherd_shared.events.instance import InstanceReady, InstanceStarted  # noqa: E402
 from llamaherd_shared.events.model import ModelFound  # noqa: E402
 from llamaherd_shared.events.node import NodeJoined  # noqa: E402
+from llamaherd_shared.events.request import requests_of  # noqa: E402
 from llamaherd_shared.service import new_id  # noqa: E402
 from llamaherd_shared.streams import REQUESTS  # noqa: E402
 from llamaherd_shared.upstream_key import upstream_key  # noqa: E402
@@ -156,19 +158,22 @@ async def tell_the_herd(nats_url: str, model: str, port: int) -> None:
 
 
 async def count_events(nats_url: str, at_least: int) -> int:
-    """Requests on record: all of them, or as many as there are when their number stops growing or a minute is over.
-
-    Under `sync_interval: always` nats-server stores some hundred messages a second; a run sends thousands.
-    """
+    """Requests on record: all of them, or as many as there are when no more come for 5 s or a minute is over."""
     bus = await Bus.connect(nats_url, service="bench", timeout_s=10)
-    last, same, deadline = -1, 0, time.monotonic() + 60
-    while last < at_least and same < 20 and time.monotonic() < deadline:
-        head = await bus.stream_head(REQUESTS)
-        same = same + 1 if head.last == last else 0
-        last = head.last
-        await asyncio.sleep(0.2)
+    loop, count = asyncio.get_running_loop(), 0
+    deadline = loop.time() + 60
+    with contextlib.suppress(TimeoutError):
+        async with (
+            asyncio.timeout(5) as silence,
+            contextlib.aclosing(bus.read(REQUESTS, after=0)) as batches,  # type: ignore[type-var]
+        ):
+            async for batch in batches:
+                count += sum(len(requests_of(decode_event(recorded.data))) for recorded in batch)
+                if count >= at_least:
+                    break
+                silence.reschedule(min(loop.time() + 5, deadline))
     await bus.close()
-    return last
+    return count
 
 
 # --- the load --------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     at: dict[str, int] = {}
-    """Last sequence of each stream that is in this answer."""
+    """Where this answer stands in each stream: a sequence, of requests and lines an id."""
     stream_id: str = ""
     models: list[Model] = []
     services: list[Service] = []

@@ -41,7 +41,7 @@ TABLE: Final[tuple[Subject, ...]] = (
     Subject("ev.instance.<node>.<model>.<index>", "supervisor", "gateway, metrics, ui", "facts about one llama-server"),
     Subject("ev.model.<node>.<model>", "supervisor", "gateway, ui", "facts about one model file"),
     Subject("ev.node.<node>", "supervisor", "gateway, ui", "facts about one host"),
-    Subject("req.<node>.<model>.<outcome>", "gateway", "metrics, ui", "one fact per request served; never prompts"),
+    Subject("req.<node>.<model>.<outcome>", "gateway", "ui", "one fact per request served; never prompts"),
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
     Subject("presence.<node>.<service>", "every service", "supervisor, metrics, ui", "who is alive; expires by itself"),

@@ -32,7 +32,7 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
-from llamaherd_shared.events.request import RequestFinished
+from llamaherd_shared.events.request import RequestFinished, requests_of
 from llamaherd_shared.service import new_id
 from llamaherd_shared.streams import REQUESTS
 from llamaherd_shared.subjects import Subjects
@@ -109,6 +109,27 @@ class GatewayProcess:
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def flood(gateway: GatewayProcess, model: str, *, count: int, connections: int = 8) -> list[str]:
+    """So many short requests as fast as they are answered; answers what the gateway calls them."""
+    content = json.dumps({"model": model, "content": "x"}).encode()
+    request = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+    ids: list[str] = []
+
+    async def work() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        for _ in range(count // connections):
+            writer.write(request)
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
+            assert lines[0].split()[1] == "200", lines
+            headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+            await reader.readexactly(int(headers["content-length"]))
+            ids.append(headers["x-request-id"])
+        writer.close()
+
+    await asyncio.gather(*[work() for _ in range(connections)])
+    return ids
 
 
 class Herd:
@@ -248,8 +269,8 @@ class Herd:
 
         async def collect() -> None:
             async for batch in self.bus.read(REQUESTS, after=0):
-                events = [decode_event(recorded.data) for recorded in batch]
-                found.extend(event for event in events if isinstance(event, RequestFinished) and event.model == model)
+                events = [event for recorded in batch for event in requests_of(decode_event(recorded.data))]
+                found.extend(event for event in events if event.model == model)
 
         collecting = asyncio.create_task(collect())
         try:

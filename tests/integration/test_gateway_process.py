@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from harness.deadline import until, wait_until
-from harness.gateway import GatewayProcess, Herd, open_herd
+from harness.gateway import GatewayProcess, Herd, flood, open_herd
 from harness.nats import NatsServer
+from llamaherd_shared.streams import REQUESTS
 
 pytestmark = pytest.mark.integration
 
@@ -126,6 +127,53 @@ def test_without_the_bus_it_serves_what_it_knows_and_records_it_later(
             nats.start()
             await until(lambda: httpx_status(gateway, "/readyz") == 200)
         await herd.finished(4, model="m", within_s=20)
+
+    run(nats, gateway, scenario)
+
+
+@pytest.mark.parametrize("bus", ["keeps up", "is away for a while"])
+def test_a_flood_is_recorded_whole_and_once(nats: NatsServer, start: Callable[..., GatewayProcess], bus: str) -> None:
+    gateway = start()
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m", slots=8)
+        ids = await flood(gateway, "m", count=1000)
+        if bus != "keeps up":
+            nats.kill()
+        ids += await flood(gateway, "m", count=5000)
+        if bus != "keeps up":
+            nats.start()
+
+        found = await herd.finished(6000, model="m", within_s=30)
+
+        assert sorted(event.request_id for event in found) == sorted(ids)
+        head = await herd.bus.stream_head(REQUESTS)
+        assert head.last < 3000, "requests that end together leave together"
+
+    run(nats, gateway, scenario)
+    gateway.stop()
+    assert "could not take note" not in gateway.log.read_text()
+
+
+def test_a_stop_hands_over_what_was_kept(nats: NatsServer, start: Callable[..., GatewayProcess]) -> None:
+    gateway = start()
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m", slots=8)
+        ids = await flood(gateway, "m", count=8)
+        assert nats.process is not None
+        assert gateway.process is not None
+        nats.process.send_signal(signal.SIGSTOP)
+        try:
+            ids += await flood(gateway, "m", count=5000)
+            gateway.process.send_signal(signal.SIGTERM)
+        finally:
+            nats.process.send_signal(signal.SIGCONT)
+        await asyncio.to_thread(gateway.process.wait, 15)
+
+        found = await herd.finished(5008, model="m", within_s=20)
+
+        assert sorted(event.request_id for event in found) == sorted(ids)
 
     run(nats, gateway, scenario)
 

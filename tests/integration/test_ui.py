@@ -21,16 +21,17 @@ import pytest
 import uvloop
 
 from harness.deadline import until, wait_until
+from harness.gateway import GatewayProcess, flood, open_herd
 from harness.nats import NatsServer
 from llamaherd_shared.bus import Bus
 from llamaherd_shared.commands import Accepted, LoadModel
 from llamaherd_shared.errors import Conflict
-from llamaherd_shared.events import Event
+from llamaherd_shared.events import Event, encode_event
 from llamaherd_shared.events.instance import InstanceProgressed, InstanceReady, InstanceStarted
 from llamaherd_shared.events.line import Line, LinePack, encode_lines
 from llamaherd_shared.events.model import ModelFound
 from llamaherd_shared.events.node import NodeJoined
-from llamaherd_shared.events.request import RequestFinished
+from llamaherd_shared.events.request import RequestFinished, RequestPack
 from llamaherd_shared.events.sample import Sample, encode_sample
 from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS, STREAMS
 from llamaherd_ui.handlers import STATIC
@@ -159,12 +160,15 @@ class Writer:
         return max(await asyncio.gather(*sequences))
 
     async def request(self, number: int, outcome: str = "ok", model: str = "cria") -> int:
-        finished = RequestFinished(
-            request_id=f"r{number}", at_ns=number, node="n1", model=model, route="/v1/chat/completions",
-            status=200, outcome=outcome,
-        )  # fmt: skip
+        return await self._request(finished(number, outcome, model), model, outcome)
+
+    async def pack(self, *numbers: int) -> int:
+        """Requests in one message."""
+        return await self._request(RequestPack(requests=[finished(number) for number in numbers]), "cria", "ok")
+
+    async def _request(self, event: Event, model: str, outcome: str) -> int:
         subject = self.bus.subjects.request("n1", model, outcome)
-        return await self.bus.publish(subject, msgspec.json.encode(finished), msg_id=self._new_id())
+        return await self.bus.publish(subject, encode_event(event), msg_id=self._new_id())
 
     async def lines(self, *texts: str) -> int:
         lines = [Line(at_ns=1, level="info", text=text) for text in texts]
@@ -176,6 +180,13 @@ class Writer:
     async def sample(self) -> None:
         sample = Sample(node="n1", source="host", at_ns=1, values={"cpu_pct": 12.5})
         await self.bus.publish(self.bus.subjects.sample("n1", "host"), encode_sample(sample), msg_id=self._new_id())
+
+
+def finished(number: int, outcome: str = "ok", model: str = "cria") -> RequestFinished:
+    return RequestFinished(
+        request_id=f"r{number}", at_ns=number, node="n1", model=model, route="/v1/chat/completions",
+        status=200, outcome=outcome,
+    )  # fmt: skip
 
 
 class Message(msgspec.Struct):
@@ -210,6 +221,9 @@ class Browser:
 
     def named(self, *names: str) -> list[Message]:
         return [message for message in self.messages if message.name in names]
+
+    def requests(self) -> list[str]:
+        return [message.data["request_id"] for message in self.named("request")]
 
     def lines_of(self, service: str = "test") -> list[str]:
         return [message.data["text"] for message in self.named("line") if message.data["service"] == service]
@@ -257,6 +271,10 @@ def sequences(messages: list[Message]) -> list[int]:
     return [message.data["sequence"] for message in messages]
 
 
+def ids(requests: list[Any]) -> list[int]:
+    return [request["id"] for request in requests]
+
+
 def test_fleet_shows_what_the_facts_tell(nats_server: NatsServer, ui: UiProcess) -> None:
     async def body(writer: Writer) -> None:
         await writer.facts(JOINED, FOUND, STARTED, READY)
@@ -292,11 +310,11 @@ def test_facts_and_requests_come_in_pages(nats_server: NatsServer, ui: UiProcess
         assert [event["type"] for event in second["events"]] == ["instance.started.v1"]
         assert second["events"][0]["subject"] == "herd.ev.instance.n1.cria.0"
         assert second["next"] is None
-        assert [request["sequence"] for request in newest["requests"]] == [5, 4, 3]
+        assert ids(newest["requests"]) == [5 << 10, 4 << 10, 3 << 10]
         assert [request["request_id"] for request in older["requests"]] == ["r1", "r0"]
         assert older["next"] is None
-        assert [r["sequence"] for r in ui.get("/api/v1/requests?outcome=error")["requests"]] == [4]
-        assert [r["sequence"] for r in ui.get("/api/v1/requests?model=cria&outcome=ok")["requests"]] == [5, 3, 2]
+        assert ids(ui.get("/api/v1/requests?outcome=error")["requests"]) == [4 << 10]
+        assert ids(ui.get("/api/v1/requests?model=cria&outcome=ok")["requests"]) == [5 << 10, 3 << 10, 2 << 10]
 
     with_writer(nats_server, body)
 
@@ -369,7 +387,7 @@ def test_what_happened_while_the_ui_was_away_is_sent_once(nats_server: NatsServe
             await until(lambda: len(browser.named("fact")) >= 3 and len(browser.lines_of()) >= 3)
 
             assert sequences(browser.named("fact")) == [3, 4, 5]
-            assert sequences(browser.named("request")) == [2]
+            assert ids([message.data for message in browser.named("request")]) == [2 << 10]
             assert browser.lines_of() == ["two", "three", "four"]
             assert not browser.named("gap", "reset")
 
@@ -394,6 +412,124 @@ def test_a_pack_is_continued_in_its_middle(nats_server: NatsServer, ui: UiProces
         assert browser.lines_of() == again.lines_of() == ["c"]
 
     with_writer(nats_server, body)
+
+
+def test_packed_requests_are_rows_of_their_own(nats_server: NatsServer, ui: UiProcess) -> None:
+    async def body(writer: Writer) -> None:
+        await writer.request(0)
+        await writer.pack(1, 2, 3)
+        ui.start()
+
+        newest = ui.get("/api/v1/requests?limit=2")
+        older = ui.get(f"/api/v1/requests?limit=3&before={newest['next']}")
+
+        assert [request["request_id"] for request in newest["requests"]] == ["r3", "r2"]
+        assert ids(newest["requests"]) == [(2 << 10) + 2, (2 << 10) + 1]
+        assert [request["request_id"] for request in older["requests"]] == ["r1", "r0"]
+        async with streaming(ui, ui.get("/api/v1/fleet")["resume"], topics="requests") as browser:
+            await writer.pack(4, 5)
+            await until(lambda: len(browser.requests()) == 2)
+            assert browser.requests() == ["r4", "r5"]
+
+    with_writer(nats_server, body)
+
+
+def test_a_flood_through_a_gateway_is_in_the_table_whole_and_once(
+    nats_server: NatsServer, ui: UiProcess, tmp_path: Path
+) -> None:
+    gateway = GatewayProcess(tmp_path / "gateway", nats_server.url)
+
+    async def body() -> None:
+        async with open_herd(nats_server.url) as herd:
+            gateway.start()
+            ui.start()
+            herd.gateway = gateway
+            await herd.add_ready_model("m", slots=8)
+            sent = await flood(gateway, "m", count=5000)
+            await herd.finished(5000, model="m", within_s=30)
+            head = await herd.bus.stream_head(REQUESTS)
+        await until(lambda: ui.get("/api/v1/fleet")["at"]["HERD_REQUESTS"] >> 10 >= head.last)
+
+        found, before = [], ""
+        while True:
+            page = ui.get(f"/api/v1/requests?limit=1000{before}")
+            found += page["requests"]
+            if page["next"] is None:
+                break
+            before = f"&before={page['next']}"
+
+        assert sorted(request["request_id"] for request in found) == sorted(sent)
+        assert len(set(ids(found))) == 5000
+        assert head.last < 2500, "there were packs"
+
+    try:
+        uvloop.run(body())
+    finally:
+        gateway.stop()
+
+
+def test_a_pack_of_requests_is_continued_in_its_middle(nats_server: NatsServer, ui: UiProcess) -> None:
+    async def body(writer: Writer) -> None:
+        ui.start()
+        async with streaming(ui, topics="requests") as browser:
+            await writer.pack(1, 2, 3)
+            await until(lambda: len(browser.requests()) == 3)
+        at_2 = next(message.id for message in browser.messages if message.data["request_id"] == "r2")
+
+        async with streaming(ui, at_2, topics="requests") as browser:
+            await until(browser.requests)
+        ui.stop()
+        await writer.pack(4, 5)
+        ui.start()
+        async with streaming(ui, at_2, topics="requests") as again:
+            await writer.request(6)
+            await until(lambda: "r6" in again.requests())
+
+        assert browser.requests() == ["r3"]
+        assert again.requests() == ["r3", "r4", "r5", "r6"]
+        assert not again.named("gap", "reset")
+
+    with_writer(nats_server, body)
+
+
+def test_a_flood_of_packs_comes_complete_to_a_client_that_keeps_up(nats_server: NatsServer, tmp_path: Path) -> None:
+    ui = UiProcess(nats_server, tmp_path / "ui", recent_bytes="20000")
+
+    async def body(writer: Writer) -> None:
+        ui.start()
+        resume = ui.get("/api/v1/fleet")["resume"]
+        async with streaming(ui, resume, topics="requests") as browser:
+            for first in range(0, 6000, 200):
+                await writer.pack(*range(first, first + 200))
+            await until(lambda: len(browser.requests()) >= 6000, within_s=30)
+
+            assert browser.requests() == [f"r{number}" for number in range(6000)]
+            assert not browser.named("gap", "reset")
+
+    try:
+        with_writer(nats_server, body)
+    finally:
+        ui.stop()
+
+
+def test_too_many_missed_requests_in_few_packs_are_a_reset(nats_server: NatsServer, tmp_path: Path) -> None:
+    ui = UiProcess(nats_server, tmp_path / "ui", recent_bytes="5000", replay_limit="300")
+
+    async def body(writer: Writer) -> None:
+        ui.start()
+        resume = ui.get("/api/v1/fleet")["resume"]
+        for first in (0, 200, 400):
+            sequence = await writer.pack(*range(first, first + 200))
+        await until(lambda: ui.get("/api/v1/fleet")["at"]["HERD_REQUESTS"] >> 10 >= sequence)
+
+        async with streaming(ui, resume, topics="requests") as browser:
+            await until(lambda: browser.messages)
+            assert browser.messages[0].name == "reset"
+
+    try:
+        with_writer(nats_server, body)
+    finally:
+        ui.stop()
 
 
 def test_the_larger_of_header_and_query_wins(nats_server: NatsServer, ui: UiProcess) -> None:
@@ -519,19 +655,25 @@ def test_what_retention_has_deleted_is_told_as_a_gap(nats_server: NatsServer, ui
         await writer.progress(20)
         for number in range(1, 11):
             await writer.lines(str(number))
+        await writer.pack(1, 2, 3)
+        await writer.pack(4, 5, 6)
+        await writer.pack(7, 8, 9)
         nc = await nats.connect(nats_server.url)
-        for stream, first in ((EVENTS, 11), (LOGS, 6)):
+        for stream, first in ((EVENTS, 11), (REQUESTS, 3), (LOGS, 6)):
             await nc.jetstream().purge_stream(stream, seq=first)
         await nc.close()
         ui.start()
         stream_id = ui.get("/api/v1/fleet")["stream_id"]
 
-        async with streaming(ui, f"{stream_id}:3.0.{(2 << 10) | 1023}", topics="fleet,logs") as browser:
+        async with streaming(ui, f"{stream_id}:3.{(1 << 10) | 1}.{(2 << 10) | 1023}") as browser:
             await until(lambda: len(browser.named("fact")) == 10 and len(browser.lines_of()) == 5)
+            await until(lambda: len(browser.requests()) == 3)
 
             gaps = [message.data for message in browser.named("gap")]
             assert {"stream": EVENTS, "first": 4, "last": 10} in gaps
+            assert {"stream": REQUESTS, "first": 2, "last": 2} in gaps
             assert {"stream": LOGS, "first": 3, "last": 5} in gaps
+            assert browser.requests() == ["r7", "r8", "r9"]
             assert sequences(browser.named("fact")) == list(range(11, 21))
             assert browser.lines_of() == ["6", "7", "8", "9", "10"]
             assert browser.messages[0].name == "gap"
@@ -578,10 +720,10 @@ def test_streams_made_anew_reset_every_page(nats_server: NatsServer, ui: UiProce
             await writer.bus.ensure_streams(STREAMS)
             await until(lambda: browser.named("reset"), within_s=20)
             await writer.facts(FOUND)
+            await until(lambda: ui.get("/api/v1/fleet")["stream_id"] != before["stream_id"], within_s=20)
             await until(lambda: ui.get("/api/v1/fleet")["at"]["HERD_EVENTS"] == 1, within_s=20)
 
         after = ui.get("/api/v1/fleet")
-        assert after["stream_id"] != before["stream_id"]
         assert after["nodes"] == []
         assert [model["instance"] for model in after["models"]] == [None]
 

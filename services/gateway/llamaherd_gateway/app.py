@@ -123,6 +123,7 @@ async def _drain(server: asyncio.Server, relay: Relay, timeout_s: float) -> None
     relay.close_idle()
     # Connections tell their exchanges in the next turns of the loop; the bus is closed only after that.
     await _until_empty(relay, CLOSE_S)
+    relay.flush()
 
 
 async def _until_empty(relay: Relay, timeout_s: float) -> None:

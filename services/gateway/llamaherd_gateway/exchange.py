@@ -1,7 +1,7 @@
 """One request on a hot route, from its first byte to its event: receive, route, wait for a load, relay, record.
 
 Rules: an exchange answers only when it is its turn on the connection. It writes what one upstream read brought in
-one write. It ends exactly once, with exactly one `request.finished`. Nothing in it waits for the bus.
+one write. It ends exactly once, with exactly one `RequestFinished`. Nothing in it waits for the bus.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from llamaherd_ui.projection import Node, pick_node, select
 from llamaherd_ui.resume import parse_topics, pick_position
 from llamaherd_ui.settings import UiSettings
 from llamaherd_ui.store import FleetStore, query, select_facts, select_requests
-from llamaherd_ui.tail import Feed, Tail, request_of
+from llamaherd_ui.tail import Feed, Tail
 from llamaherd_ui.views import (
     Events,
     Fleet,
@@ -97,8 +97,8 @@ async def list_requests(
     model: str | None = None,
     outcome: Annotated[str | None, Parameter(description="`ok`, `error` or `cancelled`")] = None,
 ) -> Requests:
-    rows = await query(ui.requests, select_requests, before=before, model=model, outcome=outcome, limit=limit)
-    return Requests(requests=[request_of(row) for row in rows], next=rows[-1].sequence if len(rows) == limit else None)
+    found = await query(ui.requests, select_requests, before=before, model=model, outcome=outcome, limit=limit)
+    return Requests(requests=found, next=found[-1].id if len(found) == limit else None)
 
 
 @get("/api/v1/events", tags=["events"], summary="Facts as they were written, oldest first")

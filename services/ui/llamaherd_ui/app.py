@@ -22,7 +22,7 @@ from llamaherd_shared.tasks import end
 from llamaherd_ui import store
 from llamaherd_ui.api import HANDLERS, Ui
 from llamaherd_ui.handlers import EXCEPTION_HANDLERS, Edge, show_web_app
-from llamaherd_ui.resume import name_streams
+from llamaherd_ui.resume import last_id, name_streams
 from llamaherd_ui.settings import UiSettings
 from llamaherd_ui.tail import Tail
 
@@ -35,8 +35,8 @@ EXPIRY_CHECK_S: Final = 1.0
 async def run(service: Service, settings: UiSettings) -> None:
     """Serve until `service.stopping`."""
     listener = bind(settings.host, settings.port)
-    facts = service.projection(store.FACTS_SCHEMA, store.VERSION)
-    requests_path = facts.path.with_name(f"ui_requests.v{store.VERSION}.sqlite")
+    facts = service.projection(store.FACTS_SCHEMA, store.FACTS_VERSION)
+    requests_path = facts.path.with_name(f"ui_requests.v{store.REQUESTS_VERSION}.sqlite")
     requests = Projection(requests_path, store.REQUESTS_SCHEMA)
     fleet = store.FleetStore(facts)
     tail = Tail(
@@ -199,7 +199,7 @@ class _Herd:
     def _restart_rings(self) -> None:
         self._tail.facts.restart(self._fleet.sequence)
         checkpoint = self._requests.checkpoint(REQUESTS)
-        self._tail.requests.restart(checkpoint.sequence if checkpoint else 0)
+        self._tail.requests.restart(last_id(checkpoint.sequence) if checkpoint else 0)
 
     def _forget_facts(self) -> None:
         """The tables were emptied: what clients have seen means nothing any more."""

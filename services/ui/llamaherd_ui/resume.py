@@ -14,6 +14,9 @@ from llamaherd_shared.errors import Rejected
 
 _ID: Final = re.compile(r"([0-9a-f]{12}):(\d{1,19})\.(\d{1,19})\.(\d{1,19})")
 
+PLACE_BITS: Final = 10
+"""Requests and log lines come in packs; their id = (stream sequence << 10) + place in the pack."""
+
 TOPICS: Final = ("fleet", "requests", "logs", "metrics")
 
 
@@ -27,11 +30,26 @@ class Position(msgspec.Struct, frozen=True):
     stream_id: str
     events: int = 0
     requests: int = 0
+    """Id of the last request, so that a pack can be cut in two."""
     line: int = 0
-    """Id of the last log line (`StoredLine.id`), so that a pack can be cut in two."""
+    """The same of the last log line (`StoredLine.id`)."""
 
     def __str__(self) -> str:
         return f"{self.stream_id}:{self.events}.{self.requests}.{self.line}"
+
+
+def first_id(sequence: int) -> int:
+    """The id of the first, or only, thing in the message at `sequence`; the others count up from it."""
+    return sequence << PLACE_BITS
+
+
+def last_id(sequence: int) -> int:
+    """The largest id anything in that message can have; 0 before the first message."""
+    return first_id(sequence + 1) - 1 if sequence else 0
+
+
+def sequence_of(id_: int) -> int:
+    return id_ >> PLACE_BITS
 
 
 def name_streams(created: Iterable[str]) -> str:

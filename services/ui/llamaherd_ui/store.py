@@ -13,15 +13,20 @@ import msgspec
 
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events import Event, decode_event
+from llamaherd_shared.events.request import RequestFinished, requests_of
 from llamaherd_shared.fold import Gap
 from llamaherd_shared.projection import Applied, Projection, Source
 from llamaherd_shared.streams import EVENTS, REQUESTS, STREAMS
 from llamaherd_ui.projection import Entity, entity_key, evolve
+from llamaherd_ui.resume import first_id
+from llamaherd_ui.views import Request, render_request
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-VERSION: Final = 1
+FACTS_VERSION: Final = 1
+REQUESTS_VERSION: Final = 2
+"""2: a row is a request, not a message: there are packs."""
 
 FACTS_SCHEMA: Final = """
 create table if not exists fact(
@@ -31,22 +36,22 @@ create table if not exists entity(key text primary key, state blob not null) wit
 
 REQUESTS_SCHEMA: Final = """
 create table if not exists request(
-  sequence integer primary key, at_ns integer not null, model text not null, outcome text not null,
-  data blob not null);
-create index if not exists request_model on request(model, sequence);
-create index if not exists request_outcome on request(outcome, sequence);
+  id integer primary key, at_ns integer not null, model text not null, outcome text not null, data blob not null);
+create index if not exists request_model on request(model, id);
+create index if not exists request_outcome on request(outcome, id);
 """
 
 _MAX_AGE_NS: Final = {stream.name: stream.max_age_s * 1_000_000_000 for stream in STREAMS}
-_PRUNE_ROWS: Final = 1000
-"""Rows looked at per batch: twice the size of a batch, so that pruning keeps up."""
+_PRUNE_ROWS: Final = 2
+"""Rows looked at per row that is added, so that pruning keeps up."""
 
 _ENTITY_DECODER: Final = msgspec.json.Decoder(Entity)
+_REQUEST_DECODER: Final = msgspec.json.Decoder(RequestFinished)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A stored fact or request."""
+    """A stored fact."""
 
     sequence: int
     at_ns: int
@@ -117,38 +122,34 @@ def project_facts(db: sqlite3.Connection, applied: Applied) -> None:
         "insert or replace into entity values(?,?)",
         [(key, _ENCODER.encode(entity)) for key, entity in entities.items()],
     )
-    _prune(db, "fact", EVENTS, applied)
+    if applied:
+        _prune(db, "fact", "sequence", added=len(applied), oldest_ns=_oldest_ns(EVENTS, applied))
 
 
 def project_requests(db: sqlite3.Connection, applied: Applied) -> None:
-    """Keep the requests, with what they are searched by as columns."""
-    db.executemany(
-        "insert or replace into request values(?,?,?,?,?)",
-        [
-            (
-                recorded.sequence,
-                recorded.at_ns,
-                getattr(event, "model", ""),
-                getattr(event, "outcome", ""),
-                recorded.data,
-            )
-            for recorded, event in applied
-        ],
-    )
-    _prune(db, "request", REQUESTS, applied)
+    """Keep the requests, with what they are searched by as columns; a pack is many rows."""
+    rows = [
+        (first_id(recorded.sequence) + place, recorded.at_ns, request.model, request.outcome, _ENCODER.encode(request))
+        for recorded, event in applied
+        for place, request in enumerate(requests_of(event))
+    ]
+    db.executemany("insert or replace into request values(?,?,?,?,?)", rows)
+    if rows:
+        _prune(db, "request", "id", added=len(rows), oldest_ns=_oldest_ns(REQUESTS, applied))
 
 
-def _prune(db: sqlite3.Connection, table: str, stream: str, applied: Applied) -> None:
+def _oldest_ns(stream: str, applied: Applied) -> int:
+    return applied[-1][0].at_ns - _MAX_AGE_NS[stream]
+
+
+def _prune(db: sqlite3.Connection, table: str, key: str, *, added: int, oldest_ns: int) -> None:
     """Give up what the stream itself has given up, so that the file stays as small as a rebuilt one."""
-    if not applied:
-        return
-    oldest_ns = applied[-1][0].at_ns - _MAX_AGE_NS[stream]
-    row = db.execute(f"select at_ns from {table} order by sequence limit 1").fetchone()
+    row = db.execute(f"select at_ns from {table} order by {key} limit 1").fetchone()
     if row is not None and row[0] < oldest_ns:
         db.execute(
-            f"delete from {table} where sequence in"
-            f" (select sequence from (select sequence, at_ns from {table} order by sequence limit ?) where at_ns < ?)",
-            (_PRUNE_ROWS, oldest_ns),
+            f"delete from {table} where {key} in"
+            f" (select {key} from (select {key}, at_ns from {table} order by {key} limit ?) where at_ns < ?)",
+            (_PRUNE_ROWS * added, oldest_ns),
         )
 
 
@@ -185,19 +186,30 @@ def select_facts(db: sqlite3.Connection, *, after: int, limit: int) -> list[Row]
 
 def select_requests(
     db: sqlite3.Connection, *, before: int | None, model: str | None, outcome: str | None, limit: int
-) -> list[Row]:
+) -> list[Request]:
     """Newest first; `None` does not restrict."""
-    conditions: dict[str, Any] = {"sequence < ?": before, "model = ?": model, "outcome = ?": outcome}
+    conditions: dict[str, Any] = {"id < ?": before, "model = ?": model, "outcome = ?": outcome}
     given = {sql: value for sql, value in conditions.items() if value is not None}
     where = f"where {' and '.join(given)}" if given else ""
-    sql = f"select sequence, at_ns, '', data from request {where} order by sequence desc limit ?"
-    return [Row(*row) for row in db.execute(sql, (*given.values(), limit))]
+    sql = f"select id, data from request {where} order by id desc limit ?"
+    return [_request(*row) for row in db.execute(sql, (*given.values(), limit))]
 
 
-def select_requests_after(db: sqlite3.Connection, *, after: int, limit: int) -> list[Row]:
+def select_requests_after(db: sqlite3.Connection, *, after: int, limit: int) -> list[Request]:
     """Oldest first."""
-    sql = "select sequence, at_ns, '', data from request where sequence > ? order by sequence limit ?"
-    return [Row(*row) for row in db.execute(sql, (after, limit))]
+    sql = "select id, data from request where id > ? order by id limit ?"
+    return [_request(*row) for row in db.execute(sql, (after, limit))]
+
+
+def _request(id_: int, data: bytes) -> Request:
+    return render_request(id_, _REQUEST_DECODER.decode(data))
+
+
+def count_requests_after(db: sqlite3.Connection, *, after: int, limit: int) -> int:
+    """How many there are, counted no further than `limit`."""
+    sql = "select count(*) from (select 1 from request where id > ? limit ?)"
+    count: int = db.execute(sql, (after, limit)).fetchone()[0]
+    return count
 
 
 def select_gaps(db: sqlite3.Connection, *, stream: str, after: int) -> list[Gap]:

@@ -8,7 +8,7 @@ So a slow client costs no memory, and a client that comes back is only a client 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -17,13 +17,13 @@ from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.line import decode_lines
 from llamaherd_shared.events.presence import TTL_S, Presence
-from llamaherd_shared.events.request import RequestFinished
+from llamaherd_shared.events.request import requests_of
 from llamaherd_shared.events.sample import decode_sample
 from llamaherd_shared.projection import Applied, Projection
 from llamaherd_shared.streams import EVENTS, LOGS, PRESENCE, REQUESTS
-from llamaherd_ui.resume import Position, render_comment, render_message
-from llamaherd_ui.store import Row, query, select_facts, select_gaps, select_requests_after
-from llamaherd_ui.views import Request, Service, number_lines, render_service
+from llamaherd_ui.resume import Position, first_id, last_id, render_comment, render_message, sequence_of
+from llamaherd_ui.store import Row, count_requests_after, query, select_facts, select_gaps, select_requests_after
+from llamaherd_ui.views import Request, Service, number_lines, render_request, render_service
 
 PAGE: Final = 200
 """Messages of one topic in one write: no topic starves another."""
@@ -34,19 +34,18 @@ REPLAY_PACKS: Final = 1000
 """Missed packs of lines that are sent again; who missed more gets a gap and searches the history instead."""
 REPLAY_TIMEOUT_S: Final = 5.0
 """How long missed lines may take to come from the stream."""
-LINE_BITS: Final = 10
-"""Line id = (stream sequence << 10) + place in the pack."""
+RECENT_REQUESTS: Final = 2000
+"""Of one batch, at most so many are rendered for the ring; a flood has 100,000 in a batch, and the ring no room."""
 
 _ENCODER: Final = msgspec.json.Encoder()
 _PRESENCE_DECODER: Final = msgspec.json.Decoder(Presence)
-_REQUEST_DECODER: Final = msgspec.json.Decoder(RequestFinished)
 
 
 class Message(msgspec.Struct, frozen=True):
     """One message of a topic, ready to be sent to anybody."""
 
     key: int
-    """Grows within the topic: a sequence, or the id of a line."""
+    """Grows within the topic: a sequence, or the id of a request or line."""
     name: str
     data: bytes
 
@@ -142,33 +141,37 @@ class Tail:
 
     def on_facts(self, applied: Applied) -> None:
         """Take facts that have been committed."""
-        self._push_stored(self.facts, applied, lambda recorded: _fact_message(_row(recorded)))
+        for recorded, _ in applied:
+            if recorded.sequence != self.facts.last + 1:
+                # Something is missing here: the projection knows whether it is a gap.
+                self.facts.restart(recorded.sequence - 1)
+            self.facts.push(_fact_message(_row(recorded)))
+        self._wake_all()
 
     def on_requests(self, applied: Applied) -> None:
         """Take requests that have been committed."""
-        self._push_stored(self.requests, applied, lambda recorded: _request_message(_row(recorded)))
-
-    def _push_stored(self, ring: Ring, applied: Applied, render: Callable[[Recorded], Message]) -> None:
-        for recorded, _ in applied:
-            if recorded.sequence != ring.last + 1:
-                # Something is missing here: the projection knows whether it is a gap.
-                ring.restart(recorded.sequence - 1)
-            ring.push(render(recorded))
+        for recorded, event in _newest(applied, RECENT_REQUESTS):
+            if recorded.sequence != sequence_of(self.requests.last) + 1:
+                # Missing here, as above, or left out: the projection has it.
+                self.requests.restart(last_id(recorded.sequence - 1))
+            for place, finished in enumerate(requests_of(event)):
+                self.requests.push(_request_message(render_request(first_id(recorded.sequence) + place, finished)))
+            self.requests.last = last_id(recorded.sequence)
         self._wake_all()
 
     def restart_lines(self, after: int) -> None:
         """Lines are known to begin behind this sequence."""
-        self.lines.restart(_last_line(after))
+        self.lines.restart(last_id(after))
 
     async def follow_lines(self, after: int) -> None:
         """Take every pack of lines behind this sequence, for ever."""
         async for batch in self._bus.read(LOGS, after=after):
             for recorded in batch:
-                if recorded.sequence != (self.lines.last >> LINE_BITS) + 1:
-                    self.lines.restart(_last_line(recorded.sequence - 1))
+                if recorded.sequence != sequence_of(self.lines.last) + 1:
+                    self.lines.restart(last_id(recorded.sequence - 1))
                 for message in _line_messages(recorded):
                     self.lines.push(message)
-                self.lines.last = max(self.lines.last, _last_line(recorded.sequence))
+                self.lines.last = max(self.lines.last, last_id(recorded.sequence))
             self._wake_all()
 
     def on_sample(self, recorded: Recorded) -> None:
@@ -237,26 +240,36 @@ class Tail:
         if stream == EVENTS:
             rows = await query(projection, select_facts, after=after, limit=PAGE)
             messages = [_fact_message(row) for row in rows]
+            gaps = await query(projection, select_gaps, stream=stream, after=after)
+            shown = [_gap_message(stream, gap.first, gap.last) for gap in gaps]
         else:
-            rows = await query(projection, select_requests_after, after=after, limit=PAGE)
-            messages = [_request_message(row) for row in rows]
-        gaps = await query(projection, select_gaps, stream=stream, after=after)
+            found = await query(projection, select_requests_after, after=after, limit=PAGE)
+            messages = [_request_message(request) for request in found]
+            gaps = await query(projection, select_gaps, stream=stream, after=sequence_of(after))
+            shown = [_gap_message(stream, gap.first, gap.last, key=last_id(gap.last)) for gap in gaps]
         until = messages[-1].key if len(messages) == PAGE else None
-        shown = [_gap_message(stream, gap.first, gap.last) for gap in gaps if until is None or gap.last < until]
-        return sorted([*messages, *shown], key=lambda message: message.key)
+        messages += [gap for gap in shown if until is None or gap.key < until]
+        return sorted(messages, key=lambda message: message.key)
+
+    async def is_far_behind(self, stream: str, *, after: int) -> bool:
+        """Whether more has been missed behind `after` than is sent again."""
+        if stream == EVENTS:
+            return self.facts.last - after > self.replay_limit
+        missed = await query(self._projections[stream], count_requests_after, after=after, limit=self.replay_limit + 1)
+        return missed > self.replay_limit
 
     async def replay_lines(self, *, after: int) -> list[Message]:
         """The next page of lines behind the id `after` from the stream; empty when it does not answer.
 
         Runs as a task of its own: a client that leaves must not cut the reader short of its clean-up.
         """
-        task = asyncio.create_task(self._read_lines(after, until=self.lines.floor >> LINE_BITS))
+        task = asyncio.create_task(self._read_lines(after, until=sequence_of(self.lines.floor)))
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
         return await asyncio.shield(task)
 
     async def _read_lines(self, after: int, *, until: int) -> list[Message]:
-        sequence = after >> LINE_BITS
+        sequence = sequence_of(after)
         found: list[Message] = []
         batches = self._bus.read(LOGS, after=max(0, sequence - 1))
         try:
@@ -266,8 +279,8 @@ class Tail:
                         if len(found) >= REPLAY_LINES:
                             return found
                         if recorded.sequence > sequence + 1:
-                            gap = _gap_message(LOGS, sequence + 1, recorded.sequence - 1)
-                            found.append(msgspec.structs.replace(gap, key=_last_line(recorded.sequence - 1)))
+                            gone = recorded.sequence - 1
+                            found.append(_gap_message(LOGS, sequence + 1, gone, key=last_id(gone)))
                         sequence = recorded.sequence
                         found.extend(message for message in _line_messages(recorded) if message.key > after)
                     if sequence >= until:
@@ -351,7 +364,7 @@ class Feed:
         after: int = getattr(self._at, field)
         fresh = ring.after(after, PAGE)
         if fresh is None:
-            if ring.last - after > self._tail.replay_limit:
+            if await self._tail.is_far_behind(stream, after=after):
                 raise _Behind
             fresh = await self._tail.replay(stream, after=after)
             if not fresh:
@@ -368,15 +381,15 @@ class Feed:
         fresh = ring.after(after, PAGE)
         if fresh is None:
             floor = ring.floor
-            behind = (floor >> LINE_BITS) - (after >> LINE_BITS)
+            behind = sequence_of(floor) - sequence_of(after)
             fresh = (
                 []
                 if behind > min(REPLAY_PACKS, self._tail.replay_limit)
                 else await self._tail.replay_lines(after=after)
             )
             if not fresh:
-                first = (after >> LINE_BITS) + 1
-                fresh = [msgspec.structs.replace(_gap_message(LOGS, first, floor >> LINE_BITS), key=floor)]
+                first = sequence_of(after) + 1
+                fresh = [_gap_message(LOGS, first, sequence_of(floor), key=floor)]
         return [self._sent(message, "line") for message in fresh]
 
     def _take_samples(self) -> list[bytes]:
@@ -409,11 +422,6 @@ def _is_beyond(position: Position, now: Position) -> bool:
     return position.events > now.events or position.requests > now.requests or position.line > now.line
 
 
-def _last_line(sequence: int) -> int:
-    """The largest id a line of this pack can have."""
-    return (sequence << LINE_BITS) | ((1 << LINE_BITS) - 1) if sequence else 0
-
-
 def _row(recorded: Recorded) -> Row:
     return Row(recorded.sequence, recorded.at_ns, recorded.subject, recorded.data)
 
@@ -423,12 +431,24 @@ def _fact_message(row: Row) -> Message:
     return Message(row.sequence, "fact", head.encode() + row.data + b"}")
 
 
-def _request_message(row: Row) -> Message:
-    return Message(row.sequence, "request", _ENCODER.encode(request_of(row)))
+def _request_message(request: Request) -> Message:
+    return Message(request.id, "request", _ENCODER.encode(request))
 
 
-def _gap_message(stream: str, first: int, last: int) -> Message:
-    return Message(last, "gap", _ENCODER.encode({"stream": stream, "first": first, "last": last}))
+def _newest(applied: Applied, count: int) -> Applied:
+    """The last messages of a batch: as many as hold `count` requests together, at least one."""
+    found = 0
+    for place in range(len(applied) - 1, -1, -1):
+        found += len(requests_of(applied[place][1]))
+        if found >= count:
+            return applied[place:]
+    return applied
+
+
+def _gap_message(stream: str, first: int, last: int, *, key: int | None = None) -> Message:
+    return Message(
+        last if key is None else key, "gap", _ENCODER.encode({"stream": stream, "first": first, "last": last})
+    )
 
 
 def _line_messages(recorded: Recorded) -> list[Message]:
@@ -437,10 +457,3 @@ def _line_messages(recorded: Recorded) -> list[Message]:
     except msgspec.MsgspecError:
         return []
     return [Message(line.id, "line", _ENCODER.encode(line)) for line in number_lines(recorded.sequence, pack)]
-
-
-def request_of(row: Row) -> Request:
-    """A stored request as the API shows it."""
-    finished = _REQUEST_DECODER.decode(row.data)
-    own: Mapping[str, object] = {name: getattr(finished, name) for name in RequestFinished.__struct_fields__}
-    return Request(sequence=row.sequence, **own)  # type: ignore[arg-type]

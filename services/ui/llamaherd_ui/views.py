@@ -10,6 +10,7 @@ from llamaherd_shared.events.line import LinePack
 from llamaherd_shared.events.presence import Presence
 from llamaherd_shared.events.request import RequestFinished
 from llamaherd_ui.projection import Entities, InstanceState, ModelFile, Node, select
+from llamaherd_ui.resume import first_id
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the overview page shows, at one moment."""
 
     at: dict[str, int]
-    """Where the snapshot stands in each stream; of `HERD_LOGS`, the id of the newest line."""
+    """Where the snapshot stands in each stream; of `HERD_REQUESTS` and `HERD_LOGS`, the newest id."""
     stream_id: str
     """Names the streams the sequences belong to."""
     resume: str
@@ -87,7 +88,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 class Request(RequestFinished, frozen=True, kw_only=True):
     """A request that was served, with its place in the stream."""
 
-    sequence: int
+    id: int
+    """Grows with time: (stream sequence << 10) + place in the pack."""
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +127,7 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _INSTANCE_FIELDS: Final = Instance.__struct_fields__
+_FINISHED_FIELDS: Final = RequestFinished.__struct_fields__
 _FILE_FIELDS: Final = tuple(name for name in Model.__struct_fields__ if name != "instance")
 
 
@@ -170,11 +173,16 @@ def render_fact(sequence: int, at_ns: int, subject: str, data: bytes) -> dict[st
     return {"sequence": sequence, "at_ns": at_ns, "subject": subject} | own
 
 
+def render_request(id_: int, finished: RequestFinished) -> Request:
+    own = {name: getattr(finished, name) for name in _FINISHED_FIELDS}
+    return Request(id=id_, **own)
+
+
 def number_lines(sequence: int, pack: LinePack) -> list[StoredLine]:
     """The lines of a pack with their ids: (stream sequence << 10) + place in the pack."""
     return [
         StoredLine(
-            id=(sequence << 10) + place,
+            id=first_id(sequence) + place,
             node=pack.node,
             service=pack.service,
             unit=pack.unit,

@@ -1,4 +1,4 @@
-"""One fact per request served. Written by: gateway. Read by: metrics, ui. Never holds a prompt or an answer."""
+"""One fact per request served. Written by: gateway. Read by: ui. Never holds a prompt or an answer."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final

@@ -15,7 +15,7 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
-from llamaherd_shared.events.request import RequestFinished
+from llamaherd_shared.events.request import RequestFinished, RequestPack
 from llamaherd_ui.projection import Entity, InstanceState, ModelFile, Node, entity_key, evolve, pick_node
 
 WHO = {"node": "n1", "model": "cria"}
@@ -138,7 +138,7 @@ def test_leaving_of_an_unknown_node_changes_nothing() -> None:
 
 
 def test_every_fact_but_requests_has_an_entity() -> None:
-    shown = {name for name, cls in TYPES.items() if cls is not RequestFinished}
+    shown = {name for name, cls in TYPES.items() if cls not in (RequestFinished, RequestPack)}
     made: list[Event] = [event for history, _ in HISTORIES.values() for event in history]
     made += [JOINED, FOUND, NodeLeft(node="n", at_ns=1, cause="x"), ModelRemoved(**WHO, at_ns=1)]
     made += [ModelRejected(**WHO, at_ns=1, path="", reason=""), InstanceProgressed(**WHO, at_ns=1, stage="", ratio=0)]

@@ -5,12 +5,15 @@ import pytest
 from llamaherd_shared.errors import Rejected
 from llamaherd_ui.resume import (
     Position,
+    first_id,
+    last_id,
     name_streams,
     parse_position,
     parse_topics,
     pick_position,
     render_comment,
     render_message,
+    sequence_of,
 )
 
 OURS, OTHER = "0123456789ab", "ba9876543210"
@@ -77,3 +80,13 @@ def test_line_ends_in_json_cannot_end_the_event() -> None:
 
 def test_comment_is_no_event() -> None:
     assert render_comment("still here") == b": still here\n\n"
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 10**12])
+def test_ids_of_a_message_lie_between_its_neighbours(sequence: int) -> None:
+    assert last_id(sequence - 1) < first_id(sequence) < last_id(sequence) < first_id(sequence + 1)
+    assert sequence_of(first_id(sequence)) == sequence_of(last_id(sequence)) == sequence
+
+
+def test_nothing_has_come_before_the_first_message() -> None:
+    assert last_id(0) == 0

@@ -80,7 +80,8 @@ export interface FleetAnswer {
 }
 
 export interface FinishedRequest {
-  sequence: number;
+  /** Grows with time. */
+  id: number;
   request_id: string;
   at_ns: number;
   node: string;

@@ -178,8 +178,8 @@ export class Herd {
     try {
       const answer = await fetchRequests({ limit: REQUESTS_PAGE });
       // What came live meanwhile is newer than the page and stays.
-      const oldest = answer.requests.at(-1)?.sequence ?? 0;
-      this.requests = newestFirst(answer.requests, this.requests.filter(({ sequence }) => sequence > oldest));
+      const oldest = answer.requests.at(-1)?.id ?? 0;
+      this.requests = newestFirst(answer.requests, this.requests.filter(({ id }) => id > oldest));
       this.olderRequests = answer.next;
     } catch {
       // The connection says that the service does not answer; live requests still arrive when it does.
@@ -297,8 +297,8 @@ export class Herd {
 }
 
 function newestFirst(some: FinishedRequest[], others: FinishedRequest[]): FinishedRequest[] {
-  const bySequence = new Map([...some, ...others].map((request) => [request.sequence, request]));
-  return [...bySequence.values()].sort((a, b) => b.sequence - a.sequence);
+  const byId = new Map([...some, ...others].map((request) => [request.id, request]));
+  return [...byId.values()].sort((a, b) => b.id - a.id);
 }
 
 function without<T>(record: Record<string, T>, key: string): Record<string, T> {
