@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from harness.gateway import NODE, SECRET, GatewayProcess, free_port  # noqa: E402
+from harness.herd import llama_server_or_none  # noqa: E402
 from harness.nats import NatsServer  # noqa: E402
 from harness.random_gguf import write_random_gguf  # noqa: E402
 from llamaherd_shared.bus import Bus  # noqa: E402
@@ -268,10 +268,10 @@ async def _read_stream(reader: asyncio.StreamReader, began: float, result: Strea
 
 
 def find_llama_server(given: str | None) -> str:
-    found = given or os.environ.get("LLAMAHERD_LLAMA_SERVER") or shutil.which("llama-server")
+    found = given or llama_server_or_none()
     if not found:
         raise SystemExit("no llama-server: set LLAMAHERD_LLAMA_SERVER, or `llamaherd install llama-server`")
-    return found
+    return str(found)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -386,7 +386,7 @@ def report(hops: list[Hop], shorts: dict[tuple[str, int], list[Short]], streams:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=DEMO if DEMO.exists() else None, help="GGUF; default: cria")
-    parser.add_argument("--llama-server", help="default: LLAMAHERD_LLAMA_SERVER, else PATH")
+    parser.add_argument("--llama-server", help="default: the one the launcher would take")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
     run(parser.parse_args())
