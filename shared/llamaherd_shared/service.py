@@ -114,9 +114,9 @@ def run_service(name: str, main: Callable[[Service], Awaitable[None]], common: C
     Expected failures print one sentence: 2 for settings, 1 for anything else.
     """
     configure_logging(name, common.log_level)
-    setup_tracing(name, common.otlp_endpoint)
     log = structlog.get_logger(f"llamaherd.{name}")
     try:
+        setup_tracing(name, common.otlp_endpoint)
         uvloop.run(_run(name, main, common))
     except SettingsError as error:
         log.error(error.message)

@@ -5,22 +5,32 @@ import logging
 import os
 import secrets
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from llamaherd_shared.events.line import MAX_BYTES, MAX_LINES, Level, Line, LinePack, encode_lines
+from llamaherd_shared.settings import SettingsError
 
 if TYPE_CHECKING:
     from llamaherd_shared.bus import Bus
+
+_exporting: Final = threading.Event()
+"""Set once spans go somewhere."""
 
 LINGER_S: Final = 0.05
 """How long a line waits for company before its pack is sent."""
 SPOOL_LINES: Final = 20_000
 """Lines kept per source while the bus is away; beyond that the oldest are dropped and counted."""
+
+
+traceparent: Final[ContextVar[str | None]] = ContextVar("traceparent", default=None)
+"""The W3C `traceparent` of what the running task works for; the bus sends it along with every message."""
 
 
 def new_trace_id() -> str:
@@ -116,7 +126,7 @@ class LineHandler(logging.Handler):
             at_ns=int(record.created * 1e9),
             level=level_of(record.levelno),
             text=text[:MAX_BYTES],
-            trace_id=str(getattr(record, "trace_id", "")),
+            trace_id=trace_id_of(traceparent.get()) or "",
         )
         if self._loop.is_closed():
             return
@@ -185,9 +195,42 @@ class _StderrFormatter(logging.Formatter):
 
 
 def setup_tracing(service: str, endpoint: str | None) -> None:
-    """Export spans over OTLP/HTTP when an endpoint is set; the SDK is imported only then (10 MB)."""
+    """Export spans over OTLP/HTTP when an endpoint is set; the SDK is imported only then (10 MB).
+
+    Raises `SettingsError` when the exporter is not installed.
+    """
     if endpoint is None:
         return
+    try:
+        _start_exporter(service, endpoint)
+    except ImportError as error:
+        raise SettingsError(
+            f"setting `otlp_endpoint`: {error.name} is not installed: pip install 'llamaherd-shared[otlp]'"
+        ) from error
+
+
+def is_tracing() -> bool:
+    """Whether spans go anywhere."""
+    return _exporting.is_set()
+
+
+def record_span(
+    name: str, *, parent: str, start_ns: int, end_ns: int, attributes: Mapping[str, str | int | float], failed: bool
+) -> None:
+    """Export one finished span below `parent` (a `traceparent`). Only while `is_tracing()`."""
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+    span = trace.get_tracer("llamaherd").start_span(
+        name, context=context, kind=trace.SpanKind.SERVER, start_time=start_ns, attributes=dict(attributes)
+    )
+    if failed:
+        span.set_status(trace.StatusCode.ERROR)
+    span.end(end_time=end_ns)
+
+
+def _start_exporter(service: str, endpoint: str) -> None:
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -197,3 +240,4 @@ def setup_tracing(service: str, endpoint: str | None) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": f"llamaherd-{service}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")))
     trace.set_tracer_provider(provider)
+    _exporting.set()

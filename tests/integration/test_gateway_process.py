@@ -2,23 +2,27 @@
 
 import asyncio
 import contextlib
+import http.server
 import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from harness.deadline import until, wait_until
-from harness.gateway import GatewayProcess, Herd, flood, open_herd
+from harness.gateway import NODE, GatewayProcess, Herd, flood, open_herd
 from harness.nats import NatsServer
 from llamaherd_shared.streams import REQUESTS
+from llamaherd_shared.telemetry import trace_id_of
 
 pytestmark = pytest.mark.integration
 
@@ -293,3 +297,81 @@ def test_an_unknown_setting_is_one_sentence(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert f"{config}:2:3: unknown setting `gateway.prot`" in ended.stderr
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """An OTLP endpoint that keeps what it is sent."""
+
+    received: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        self.received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def collector() -> Iterator[str]:
+    Collector.received.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_requests_are_exported_as_spans_of_the_clients_trace(
+    nats: NatsServer, start: Callable[..., GatewayProcess], collector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAHERD_OTLP_ENDPOINT", collector)
+    gateway = start()
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model("m")
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+            await client.post("/v1/chat/completions", json=chat(), headers=headers)
+        (event,) = await herd.finished(1, model="m")
+        assert event.trace_id == trace_id
+
+    run(nats, gateway, scenario)
+    gateway.stop()
+
+    path, body = Collector.received[0]
+    assert path == "/v1/traces"
+    exported = ExportTraceServiceRequest.FromString(body)
+    (span,) = exported.resource_spans[0].scope_spans[0].spans
+    assert span.trace_id.hex() == trace_id
+    assert span.name == "chat m"
+    attributes = {pair.key: pair.value for pair in span.attributes}
+    assert attributes["gen_ai.request.model"].string_value == "m"
+    assert attributes["http.response.status_code"].int_value == 200
+    assert 0 < span.end_time_unix_nano - span.start_time_unix_nano < 30_000_000_000
+
+
+def test_the_trace_of_a_request_reaches_the_supervisor_it_asks(
+    nats: NatsServer, start: Callable[..., GatewayProcess]
+) -> None:
+    gateway = start()
+    trace_id = "1af7651916cd43dd8448eb211c80319c"
+    heard: list[str | None] = []
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_model("m")
+        subject = herd.bus.subjects.command("supervisor", "load", node=NODE)
+        watch = await herd.bus.watch(subject, lambda seen: heard.append((seen.headers or {}).get("traceparent")))
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+            answer = await client.post("/v1/chat/completions", json=chat(), headers=headers)
+        assert answer.status_code == 200
+        await watch.close()
+
+    run(nats, gateway, scenario)
+
+    assert trace_id_of(heard[0]) == trace_id

@@ -33,7 +33,7 @@ from llamaherd_gateway.upstream import Connection, Head, Pool
 from llamaherd_gateway.usage import Tail
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.request import RequestFinished
-from llamaherd_shared.telemetry import trace_id_of
+from llamaherd_shared.telemetry import trace_id_of, traceparent
 
 if TYPE_CHECKING:
     from llamaherd_gateway.relay import RelayProtocol
@@ -128,8 +128,13 @@ class Exchange:
         return f"{_BOOT}{self._number:08x}"
 
     @property
+    def traceparent(self) -> str:
+        """What llama-server was sent: the client's trace, or one of our own."""
+        return self._traceparent.decode()
+
+    @property
     def trace_id(self) -> str:
-        return self._traceparent[3:35].decode()
+        return self.traceparent[3:35]
 
     # From the client.
 
@@ -222,6 +227,7 @@ class Exchange:
 
     async def _pursue(self, instance: Instance | None, lost: Instance | None) -> None:
         """Get to a fresh connection: load the model if need be, replace an instance that broke."""
+        traceparent.set(self.traceparent)
         try:
             while True:
                 if instance is None:

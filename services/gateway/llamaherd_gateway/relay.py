@@ -22,10 +22,12 @@ from llamaherd_gateway.packing import Backlog
 from llamaherd_gateway.projection import Instance, InstanceKey
 from llamaherd_gateway.routing import pick_instance
 from llamaherd_gateway.settings import GatewaySettings
+from llamaherd_gateway.spans import span_attributes, span_name
 from llamaherd_gateway.store import View
 from llamaherd_gateway.upstream import Pool
 from llamaherd_shared.bus import Bus
 from llamaherd_shared.events import encode_event
+from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
 HOT_ROUTES: Final = frozenset(
@@ -116,6 +118,15 @@ class Relay:
         complete, self._complete = self._complete, []
         for exchange in complete:
             event = exchange.event()
+            if is_tracing():
+                record_span(
+                    span_name(event),
+                    parent=exchange.traceparent,
+                    start_ns=event.at_ns - int(event.total_ms * 1e6),
+                    end_ns=event.at_ns,
+                    attributes=span_attributes(event),
+                    failed=event.outcome == "error",
+                )
             subject = self._bus.subjects.request(self.node, exchange.subject_model, event.outcome)
             if not self._backlog.add(subject, event.request_id, encode_event(event)):
                 self._dropped += 1

@@ -22,6 +22,7 @@ from llamaherd_shared.commands import HistoryQuery
 from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.presence import Presence
 from llamaherd_shared.events.sample import Sample, decode_sample, encode_sample
+from llamaherd_shared.fold import Snapshot, replay
 from llamaherd_shared.projection import Applied, Follower, Projection, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS, METRICS
@@ -183,16 +184,17 @@ class Collector:
             self._services = hear(self._services, presence, node=self._node)
 
     def _project(self, db: sqlite3.Connection, applied: Applied) -> None:
-        targets = _read_targets(db)
-        for _, event in applied:
-            targets = evolve(targets, event, node=self._node)
+        targets = self._fold(_read_targets(db), applied)
         db.execute("delete from target")
         rows = [(source, target.pid, target.started_s) for source, target in targets.items()]
         db.executemany("insert into target values(?,?,?)", rows)
 
     def _evolve(self, applied: Applied) -> None:
-        for _, event in applied:
-            self._instances = evolve(self._instances, event, node=self._node)
+        self._instances = self._fold(self._instances, applied)
+
+    def _fold(self, targets: Targets, applied: Applied) -> Targets:
+        history = ((recorded.sequence, event) for recorded, event in applied)
+        return replay(partial(evolve, node=self._node), Snapshot(targets), history).state
 
     def _forget(self) -> None:
         self._instances = {}

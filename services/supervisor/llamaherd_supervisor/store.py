@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import msgspec
 from llamaherd_shared.bus import Recorded
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events.model import ModelEvent
+from llamaherd_shared.fold import Snapshot, replay
 from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf, parse_gguf
 from llamaherd_supervisor.lifecycle import Instance
 from llamaherd_supervisor.models import Sighting, name_files
@@ -82,9 +84,8 @@ def read_known(db: sqlite3.Connection) -> Known:
 def project(db: sqlite3.Connection, applied: Sequence[tuple[Recorded, Any]], *, node: str) -> None:
     """Fold a batch into the rows; facts about other nodes are passed over."""
     before = read_known(db)
-    after = before
-    for _, event in applied:
-        after = evolve(after, event, node=node)
+    history = ((recorded.sequence, event) for recorded, event in applied)
+    after = replay(partial(evolve, node=node), Snapshot(before), history).state
     for key, instance in after.instances.items():
         if before.instances.get(key) is not instance:
             row = (*key, msgspec.json.encode(instance).decode())

@@ -22,10 +22,12 @@ from nats.js.errors import NoStreamResponseError, NotFoundError
 from llamaherd_shared.bus import layout, reader, requests, wire
 from llamaherd_shared.bus.publisher import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID, Publisher, WrongSequence
 from llamaherd_shared.bus.recorded import Recorded
+from llamaherd_shared.bus.requests import TRACEPARENT
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import Event, encode_event
 from llamaherd_shared.streams import EVENTS, PRESENCE, STREAMS, Stream, stream_name
 from llamaherd_shared.subjects import Subjects
+from llamaherd_shared.telemetry import traceparent
 
 R = TypeVar("R", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
@@ -188,7 +190,7 @@ class Bus:
 
         With `expected`, only if that is the subject's last sequence (0: it has none yet); else raises `Conflict`.
         """
-        headers = {MESSAGE_ID: msg_id}
+        headers = message_headers(msg_id)
         if expected is not None:
             headers[EXPECTED_SUBJECT_SEQUENCE] = str(expected)
         try:
@@ -202,11 +204,11 @@ class Bus:
 
     async def publish(self, subject: str, payload: bytes, *, msg_id: str) -> int:
         """Store one message and return its sequence. Waits while the bus is away."""
-        return await self._store(subject, payload, {MESSAGE_ID: msg_id})
+        return await self._store(subject, payload, message_headers(msg_id))
 
     def offer(self, subject: str, payload: bytes, *, msg_id: str, headers: dict[str, str] | None = None) -> bool:
         """Queue one message without waiting; `False` when it was dropped because the bus has been away too long."""
-        return self._publisher.offer(subject, payload, {MESSAGE_ID: msg_id, **(headers or {})}) is not None
+        return self._publisher.offer(subject, payload, {**message_headers(msg_id), **(headers or {})}) is not None
 
     def read(self, stream: str, *, after: int) -> AsyncIterator[list[Recorded]]:
         """Batches of everything behind `after`, for ever; an empty one after a restart (`reader.read_stream`)."""
@@ -317,6 +319,12 @@ class Bus:
                 await asyncio.sleep(RECONNECT_WAIT_S)
             else:
                 return int(found.seq or 0), str((found.headers or {}).get(MESSAGE_ID, ""))
+
+
+def message_headers(msg_id: str) -> dict[str, str]:
+    """The id by which nats-server knows a copy, and the trace the running task works for, if any."""
+    trace = traceparent.get()
+    return {MESSAGE_ID: msg_id} if trace is None else {MESSAGE_ID: msg_id, TRACEPARENT: trace}
 
 
 def inbox_prefix(service: str) -> str:

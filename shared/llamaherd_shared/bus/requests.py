@@ -17,11 +17,14 @@ from nats.aio.subscription import Subscription
 
 from llamaherd_shared.bus import wire
 from llamaherd_shared.errors import KINDS, HerdError, Rejected, Unavailable
+from llamaherd_shared.telemetry import traceparent
 
 R = TypeVar("R", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
 
 ERROR_KIND: Final = "Herd-Error-Kind"
+TRACEPARENT: Final = "traceparent"
+"""W3C trace context, lower case: nats-server passes it on untouched."""
 _log = structlog.get_logger("llamaherd.bus")
 
 
@@ -76,6 +79,8 @@ async def serve(
     async def answer(msg: Msg) -> None:
         headers: dict[str, str] | None = None
         reply: msgspec.Struct
+        # A task of its own answers each request: what is set here ends with it.
+        traceparent.set(msg.headers.get(TRACEPARENT) if msg.headers else None)
         try:
             reply = await handler(decoder.decode(msg.data))
         except HerdError as error:
@@ -99,7 +104,9 @@ async def serve(
 async def request(nc: Client, subject: str, command: msgspec.Struct, reply_type: type[A], *, timeout_s: float) -> A:
     """Ask and return the answer. Raises the refusal, or `Unavailable` when nobody answers in time."""
     try:
-        reply = await nc.request(subject, msgspec.json.encode(command), timeout=timeout_s)
+        trace = traceparent.get()
+        headers = None if trace is None else {TRACEPARENT: trace}
+        reply = await nc.request(subject, msgspec.json.encode(command), timeout=timeout_s, headers=headers)
     except nats.errors.NoRespondersError as error:
         raise Unavailable(f"nobody answers {subject}: that service is not running", retry_after_s=2) from error
     except (nats.errors.TimeoutError, TimeoutError) as error:
