@@ -29,8 +29,6 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     compressed: bool = True
     """S2: three times less disk at no measurable cost in rate."""
     deny_delete: bool = True
-    async_persist: bool = False
-    """Acknowledge before the write (ADR-56): 40 times the rate under `sync_interval: always`."""
     live: str | None = None
     """Where every stored message is repeated for core subscribers; `None`: nowhere."""
     last_per_subject: bool = False
@@ -61,7 +59,6 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_age_s=2 * _DAY_S,
         max_bytes=2 * _GB,
         duplicate_window_s=30,
-        async_persist=True,
     ),
     Stream(
         name=LOGS,
@@ -70,7 +67,6 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_age_s=3 * _DAY_S,
         max_bytes=4 * _GB,
         duplicate_window_s=30,
-        async_persist=True,
         live="live.log.>",
     ),
     Stream(

@@ -33,8 +33,6 @@ def stream_config(stream: Stream, prefix: str) -> api.StreamConfig:
         num_replicas=1,
         republish=republish,
     )
-    if stream.async_persist:
-        config.persist_mode = api.PersistMode.ASYNC
     if stream.last_per_subject:
         config.max_msgs_per_subject = 1
         config.allow_msg_ttl = True
