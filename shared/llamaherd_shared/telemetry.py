@@ -1,4 +1,4 @@
-"""Trace ids, and log lines on their way to the bus. structlog renders; the standard library's handlers carry."""
+"""Log lines on their way to the bus, spans on theirs to a collector. structlog renders, `logging` carries."""
 
 import asyncio
 import logging
@@ -9,13 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, MutableMapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from llamaherd_shared.events.line import MAX_BYTES, MAX_LINES, Level, Line, LinePack, encode_lines
 from llamaherd_shared.settings import SettingsError
+from llamaherd_shared.trace import trace_id_of, traceparent
 
 if TYPE_CHECKING:
     from llamaherd_shared.bus import Bus
@@ -27,31 +27,6 @@ LINGER_S: Final = 0.05
 """How long a line waits for company before its pack is sent."""
 SPOOL_LINES: Final = 20_000
 """Lines kept per source while the bus is away; beyond that the oldest are dropped and counted."""
-
-
-traceparent: Final[ContextVar[str | None]] = ContextVar("traceparent", default=None)
-"""The W3C `traceparent` of what the running task works for; the bus sends it along with every message."""
-
-
-def new_trace_id() -> str:
-    """A random W3C trace id: 32 hex digits."""
-    return secrets.token_hex(16)
-
-
-def trace_id_of(traceparent: str | None) -> str | None:
-    """The trace id of a W3C `traceparent`; `None` when there is none or it is malformed."""
-    if traceparent is None or len(traceparent) < 55 or traceparent[2] != "-" or traceparent[35] != "-":
-        return None
-    trace_id = traceparent[3:35]
-    try:
-        return trace_id if int(trace_id, 16) else None
-    except ValueError:
-        return None
-
-
-def make_traceparent(trace_id: str) -> str:
-    """A sampled `traceparent` with a new span id for this trace."""
-    return f"00-{trace_id}-{secrets.token_hex(8)}-01"
 
 
 class LinePublisher:

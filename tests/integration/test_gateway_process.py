@@ -22,7 +22,7 @@ from harness.deadline import until, wait_until
 from harness.gateway import NODE, GatewayProcess, Herd, flood, open_herd
 from harness.nats import NatsServer
 from llamaherd_shared.streams import REQUESTS
-from llamaherd_shared.telemetry import trace_id_of
+from llamaherd_shared.trace import trace_id_of
 
 pytestmark = pytest.mark.integration
 

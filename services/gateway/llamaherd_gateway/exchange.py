@@ -33,7 +33,7 @@ from llamaherd_gateway.upstream import Connection, Head, Pool
 from llamaherd_gateway.usage import Tail
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.request import RequestFinished
-from llamaherd_shared.telemetry import trace_id_of, traceparent
+from llamaherd_shared.trace import trace_id_of, traceparent
 
 if TYPE_CHECKING:
     from llamaherd_gateway.relay import RelayProtocol

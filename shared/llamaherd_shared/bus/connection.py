@@ -27,7 +27,7 @@ from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import Event, encode_event
 from llamaherd_shared.streams import EVENTS, PRESENCE, STREAMS, Stream, stream_name
 from llamaherd_shared.subjects import Subjects
-from llamaherd_shared.telemetry import traceparent
+from llamaherd_shared.trace import traceparent
 
 R = TypeVar("R", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)

@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 
 from llamaherd_shared.bus import wire
 from llamaherd_shared.errors import KINDS, HerdError, Rejected, Unavailable
-from llamaherd_shared.telemetry import traceparent
+from llamaherd_shared.trace import traceparent
 
 R = TypeVar("R", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)

@@ -1,12 +1,12 @@
 import pytest
 
-from llamaherd_shared.telemetry import make_traceparent, new_trace_id, trace_id_of
+from llamaherd_shared.trace import trace_id_of
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
-def test_a_trace_id_survives_the_header() -> None:
-    trace_id = new_trace_id()
-
-    assert trace_id_of(make_traceparent(trace_id)) == trace_id
+def test_the_trace_id_is_read_from_the_header() -> None:
+    assert trace_id_of(f"00-{TRACE_ID}-b7ad6b7169203331-01") == TRACE_ID
 
 
 @pytest.mark.parametrize(
