@@ -69,6 +69,11 @@ class Service:
         """A publisher for the lines of one source."""
         return LinePublisher(self.bus, node=self.common.node, service=service, unit=unit)
 
+    async def leave(self) -> None:
+        """Take presence back, so that nobody waits for it to expire."""
+        if self.bus.connected:
+            await self.bus.withdraw(self.bus.subjects.presence(self.common.node, self.name))
+
     async def beat(self) -> None:
         """Send presence every `BEAT_S` seconds and at every change, until cancelled."""
         subject = self.bus.subjects.presence(self.common.node, self.name)
@@ -94,18 +99,16 @@ async def open_service(name: str, common: CommonSettings) -> AsyncIterator[Servi
     bus = await Bus.connect(
         common.nats_url, service=name, subjects=Subjects(common.prefix), seed_file=common.nats_seed_file, timeout_s=15
     )
-    service = Service(name, common, bus)
-    await bus.ensure_streams()
-    handler = publish_logging(service.lines(name, str(os.getpid())), asyncio.get_running_loop())
-    beating = asyncio.create_task(service.beat())
-    try:
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(bus.close)
+        service = Service(name, common, bus)
+        await bus.ensure_streams()
+        handler = publish_logging(service.lines(name, str(os.getpid())), asyncio.get_running_loop())
+        undo.callback(handler.close_lines)
+        beating = asyncio.create_task(service.beat())
+        undo.push_async_callback(service.leave)
+        undo.push_async_callback(end, beating)
         yield service
-    finally:
-        await end(beating)
-        if bus.connected:
-            await bus.withdraw(bus.subjects.presence(common.node, name))
-        handler.close_lines()
-        await bus.close()
 
 
 def run_service(name: str, main: Callable[[Service], Awaitable[None]], common: CommonSettings) -> int:
