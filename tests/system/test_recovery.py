@@ -113,7 +113,7 @@ def test_a_killed_launcher_leaves_no_process_behind(own_herd: Herd) -> None:
 
 LASTING = {
     "gateway": {"node": 1, "model": 2, "instance": 3},
-    "supervisor": {"model": 1, "instance": 3},
+    "supervisor": {"model": 1, "instance": 2},
     "metrics": {"raw": None},
     "logs": {"line": None},
     "ui": {"fact": None},
