@@ -60,6 +60,9 @@ class Served:
         if self._subscription is not None and self._nc.is_connected:
             # Not `unsubscribe`: what nats-server sent before it heard of that would never be answered.
             with contextlib.suppress(nats.errors.Error, TimeoutError):
+                # UNSUB and a real barrier first: in nats-py's own drain the PING can overtake the UNSUB.
+                await self._nc._send_unsubscribe(self._subscription._id)
+                await wire.barrier(self._nc)
                 await self._subscription.drain()  # type: ignore[no-untyped-call]
         await asyncio.gather(*self._running, return_exceptions=True)
 
