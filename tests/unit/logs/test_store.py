@@ -193,15 +193,15 @@ def test_line_that_arrives_late_is_kept_as_long_as_its_neighbours() -> None:
 
 
 def test_oldest_lines_go_when_there_are_too_many_and_the_index_shrinks_with_them() -> None:
-    db, retention = database(), Retention(keep_s=1e9, max_bytes=2_000_000)
-    for sequence in range(1, 200):
+    db, retention = database(), Retention(keep_s=1e9, max_bytes=1_000_000)
+    for sequence in range(1, 100):
         lines = [f"line {sequence}.{n} some words that fill the page with text {n * sequence}" for n in range(150)]
         record(db, retention, [entry(sequence, *lines, at_s=10 * sequence)])
 
     kept, last = db.execute("select count(*), max(id) >> 10 from line").fetchone()
     (indexed_bytes,) = db.execute("select sum(length(block)) from line_fts_data").fetchone()
-    assert 8_000 < kept < 12_000
-    assert last == 199
+    assert 4_000 < kept < 6_000
+    assert last == 99
     assert found_by_index(db) == kept
     # About 30 bytes a line when nothing is dead; four times that when nothing is ever merged.
     assert indexed_bytes < 70 * kept

@@ -70,7 +70,7 @@ def test_garbage_is_refused_with_a_sentence(tmp_path: Path) -> None:
 def test_file_with_flipped_bytes_is_read_or_refused_but_never_worse(whole: bytes) -> None:
     chance = random.Random(7)
     head = len(whole) - whole[::-1].find(b"token_embd"[::-1])
-    for _ in range(2000):
+    for _ in range(500):
         data = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
             data[chance.randrange(head)] = chance.randrange(256)
