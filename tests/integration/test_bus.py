@@ -10,7 +10,7 @@ import uvloop
 
 from harness.deadline import until
 from harness.nats import NatsServer
-from llamaherd_shared.bus import Bus, PublishRefused, Recorded
+from llamaherd_shared.bus import Bus, PublishRefused, Recorded, wire
 from llamaherd_shared.commands import Accepted, LoadModel
 from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.instance import InstanceDraining
@@ -222,6 +222,57 @@ def test_presence_that_is_taken_back_is_pushed_to_watchers(nats_server: NatsServ
 
             await until(lambda: len(seen) >= 2)
             assert [recorded.data for recorded in seen[:2]] == [b"{}", b""]
+
+    uvloop.run(body())
+
+
+def test_presence_is_said_again_after_the_server_forgot_its_stream(nats_server: NatsServer) -> None:
+    """The stream lives in memory: a nats-server that was killed comes back without it."""
+
+    async def body() -> None:
+        async with connected(nats_server) as bus:
+            subject = bus.subjects.presence("n", "gateway")
+            await bus.beat(subject, b"before", 15)
+            nats_server.kill()
+            nats_server.start()
+            await until(lambda: bus.connected)
+            with pytest.raises(Unavailable, match="cannot be asked"):
+                await bus.stream_head(PRESENCE)
+
+            await bus.beat(subject, b"after", 15)
+
+            async with collecting(bus, PRESENCE) as seen:
+                await until(lambda: seen)
+            assert [recorded.data for recorded in seen] == [b"after"]
+
+    uvloop.run(body())
+
+
+def test_a_loop_that_speaks_to_the_bus_ends_when_it_is_cancelled_wherever_that_hits(nats_server: NatsServer) -> None:
+    """nats-py swallows a cancellation that hits inside its flush, and the loop would go on for ever."""
+
+    async def body() -> None:
+        async with connected(nats_server) as bus:
+            subject = bus.subjects.presence("n", "gateway")
+
+            async def beat_for_ever() -> None:
+                while True:
+                    await bus.beat(subject, b"x" * 40_000, 15)
+
+            async def publish_for_ever() -> None:
+                while True:
+                    await wire.publish(bus._nc, "somewhere.else", b"x" * 40_000)
+
+            for turns in range(100):
+                tasks = [asyncio.create_task(beat_for_ever()), asyncio.create_task(publish_for_ever())]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                for task in tasks:
+                    task.cancel()
+
+                _, running = await asyncio.wait(tasks, timeout=5)
+
+                assert not running, f"cancelled after {turns} turns of the loop and goes on"
 
     uvloop.run(body())
 
