@@ -58,6 +58,11 @@ class ServiceProcess:
         return told is not None and process is not None and told.pid == process.pid and told.ready
 
     @property
+    def note(self) -> str:
+        """What troubles it, by its newest beat."""
+        return self.presence.note if self.presence is not None else ""
+
+    @property
     def output(self) -> str:
         return self.output_file.read_text()
 

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from harness.deadline import until
+from harness.disk import fill
 from harness.nats import NatsServer
 from harness.service import ServiceProcess
 from llamaherd_shared.bus import Bus
@@ -112,6 +113,34 @@ def test_line_is_searchable_within_a_quarter_of_a_second(nats_server: NatsServer
                 delays_s.append(time.monotonic() - offered_s)
 
             assert sorted(delays_s)[4] < 0.25, delays_s
+
+    uvloop.run(body())
+
+
+def test_full_disk_is_said_where_people_look_and_loses_no_line(
+    nats_server: NatsServer, tmp_path: Path, small_disk: Path
+) -> None:
+    async def body() -> None:
+        async with logs(tmp_path, nats_server) as service:
+            service.data_dir = small_disk
+            await service.start(service.bus)
+            await service.write("the disk has room")
+            await service.found(1, text="disk")
+            filler = fill(small_disk)
+
+            # More than the pages that its files already have.
+            for number in range(40):
+                await service.write(*(f"llama {number}-{n} {'x' * 100}" for n in range(20)), unit=f"u{number}")
+
+            await until(lambda: "full" in service.note, what="the presence says so", within_s=20)
+            assert str(small_disk) in service.note
+            assert await service.texts(text="room") == ["the disk has room"], "reading goes on"
+
+            filler.unlink()
+            assert len(await service.found(800, text="llama", limit=1000)) == 800
+            await until(lambda: service.note == "", what="the trouble is taken back")
+            assert await service.stop() == 0
+            assert "Traceback" not in service.output
 
     uvloop.run(body())
 

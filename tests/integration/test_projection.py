@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from harness.deadline import until
+from harness.disk import fill
 from harness.nats import NatsServer
 from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.events import decode_event, encode_event
@@ -221,20 +222,6 @@ def test_garbage_is_kept_aside_and_types_from_the_future_are_counted(nats_server
     uvloop.run(body())
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    """A file system of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(nats_server: NatsServer, small_disk: Path) -> None:
     path = small_disk / "p.sqlite"
     troubles: list[str] = []
@@ -244,10 +231,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(nats_server: NatsServer
             first = await append(bus, 10)
             async with following(bus, path, trouble=troubles.append) as (_, follower):
                 await until(lambda: follower.sequence >= first)
-                filler = small_disk / "filler"
-                with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                    while True:
-                        file.write(b"x" * 4096)
+                filler = fill(small_disk)
 
                 last = await append(bus, 2_000, first=100)
                 await until(lambda: troubles, within_s=20, what="the follower reports the full disk")
