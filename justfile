@@ -94,6 +94,10 @@ bench-log *arguments:
 bench-start *arguments:
     uv run python bench/start.py {{arguments}}
 
+# What a herd costs while nobody asks anything.
+bench-idle *arguments:
+    uv run python bench/idle.py {{arguments}}
+
 # Pin what is installed now as `constraint-dependencies` in pyproject.toml.
 lock:
     uv run python deploy/lock.py
