@@ -6,7 +6,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from llamaherd_gateway.dialects.openai import Problem, render_models, render_problem
+from llamaherd_gateway.dialects.openai import render_models, render_problem
+from llamaherd_gateway.problems import Problem
 from llamaherd_gateway.relay import HOT_ROUTES
 from llamaherd_gateway.routing import unknown_model_message
 from llamaherd_gateway.store import View

@@ -11,16 +11,7 @@ from itertools import count
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
-from llamaherd_gateway.dialects.openai import (
-    ERROR_BODY_BYTES,
-    BadRequest,
-    Problem,
-    parse_request,
-    problem_of,
-    render_problem,
-    render_stream_error,
-    translate_error,
-)
+from llamaherd_gateway.dialects.openai import read_model, render_problem, render_stream_error
 from llamaherd_gateway.heads import (
     FORWARDED,
     Header,
@@ -28,6 +19,7 @@ from llamaherd_gateway.heads import (
     render_status_line,
 )
 from llamaherd_gateway.loading import StillThere
+from llamaherd_gateway.problems import ERROR_BODY_BYTES, BadRequest, Problem, problem_of, read_error
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.upstream import Connection, Head, Pool
 from llamaherd_gateway.usage import Tail
@@ -210,7 +202,7 @@ class Exchange:
         self._body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
         try:
-            asked = parse_request(self._body)
+            asked = read_model(self._body)
         except BadRequest as error:
             self.answer_problem(problem_of(error))
             return
@@ -402,7 +394,7 @@ class Exchange:
         if end:
             self._leave_instance()
         instance = self._instance.name if self._instance is not None else "llama-server"
-        self.answer_problem(translate_error(head.status, self._error_body, instance))
+        self.answer_problem(read_error(head.status, self._error_body, instance))
 
     def answer_problem(self, problem: Problem) -> None:
         """End the exchange with an error: as an answer, as a stream's last event, or by cutting the answer off."""

@@ -14,11 +14,12 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from llamaherd_gateway.dialects.openai import Problem, render_problem
+from llamaherd_gateway.dialects.openai import render_problem
 from llamaherd_gateway.exchange import Exchange
 from llamaherd_gateway.heads import render_status_line
 from llamaherd_gateway.loading import Loader
 from llamaherd_gateway.packing import Backlog
+from llamaherd_gateway.problems import Problem
 from llamaherd_gateway.projection import Instance, InstanceKey
 from llamaherd_gateway.routing import pick_instance
 from llamaherd_gateway.settings import GatewaySettings

@@ -7,29 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaherd_gateway.dialects.openai import (
-    Asked,
-    BadRequest,
-    parse_request,
-    problem_of,
-    render_problem,
-    render_stream_error,
-    translate_error,
-)
+from llamaherd_gateway.dialects.openai import read_model, render_problem, render_stream_error
+from llamaherd_gateway.problems import BadRequest, problem_of, read_error
 from llamaherd_gateway.routing import UnknownModel
 from llamaherd_shared.errors import Unavailable
 
 
 def refusal(body: bytes) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        parse_request(body)
+        read_model(body)
     return caught.value
 
 
 def test_model_and_stream_are_read_and_the_rest_is_left_alone() -> None:
-    assert parse_request(b'{"stream": true, "model": "cria", "x": {"model": "no"}}') == Asked("cria", True)
-    assert parse_request(b'{"model": "cria", "stream": null}') == Asked("cria", False)
-    assert parse_request('{"model": "modèle"}'.encode()) == Asked("modèle", False)
+    def read(body: bytes) -> tuple[str, bool]:
+        asked = read_model(body)
+        assert asked.body == body
+        return asked.model, asked.stream
+
+    assert read(b'{"stream": true, "model": "cria", "x": {"model": "no"}}') == ("cria", True)
+    assert read(b'{"model": "cria", "stream": null}') == ("cria", False)
+    assert read('{"model": "modèle"}'.encode()) == ("modèle", False)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +62,7 @@ def test_deep_nesting_is_refused_not_a_crash() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
-        assert parse_request(body).model is not None
+        assert read_model(body).model is not None
 
 
 def test_errors_have_the_four_fields() -> None:
@@ -87,18 +85,18 @@ def test_the_context_error_of_llama_server_gets_openais_code_and_keeps_its_numbe
     body = json.dumps(
         {"error": {"code": 400, "message": "m", "type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8}}
     )
-    error = json.loads(render_problem(translate_error(400, body.encode(), "n/m/0")))["error"]
+    error = json.loads(render_problem(read_error(400, body.encode(), "n/m/0")))["error"]
     assert error["code"] == "context_length_exceeded"
     assert error["type"] == "invalid_request_error"
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (9, 8)
 
 
 def test_the_gateways_own_key_being_refused_is_not_the_clients_fault() -> None:
-    problem = translate_error(401, b'{"error":{"message":"Invalid API Key","code":401}}', "n/m/0")
+    problem = read_error(401, b'{"error":{"message":"Invalid API Key","code":401}}', "n/m/0")
     assert problem.status == 502
     assert "secret_file" in problem.message
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "text"}', b'{"error": {}}', b"\xff"])
 def test_an_error_in_no_known_shape_is_quoted(body: bytes) -> None:
-    assert translate_error(500, body, "n/m/0").message.startswith("llama-server answered 500")
+    assert read_error(500, body, "n/m/0").message.startswith("llama-server answered 500")

@@ -1,0 +1,233 @@
+"""What a dialect is, to the relay: how requests are read, put to llama-server, and answered. Types only.
+
+A request goes through three steps, each a pure function of its arguments:
+
+1. `Route.read` reads the body once, without knowing the model: -> `Asked` (or `BadRequest`).
+2. The relay finds the model, waits for its turn and for an instance.
+3. `Route.call` puts it to llama-server: -> `Call`, with a `Translation` of what comes back, or without one when
+   llama-server's answer is what the client expects, byte for byte.
+
+Time, ids and facts about the model are arguments, so every dialect is tested without a process or a clock.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from llamaherd_gateway.problems import Problem
+
+Header = tuple[bytes, bytes]
+"""Name in lower case, value."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the model that will answer."""
+
+    model: str
+    """Its own name: what llama-server calls itself (`--alias`)."""
+    context_tokens: int = 0
+    """Context of one slot; 0: not known yet."""
+    slots: int = 1
+    architecture: str = ""
+    capabilities: frozenset[str] = frozenset({"completion"})
+    """Of `completion`, `embedding`, `tools`, `thinking`, `insert`, `vision`, `audio`."""
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """What a translation needs of the world."""
+
+    request_id: str
+    """Unique, hexadecimal."""
+    received_ns: int
+    """When the request had arrived in whole, Unix nanoseconds."""
+    load_ns: int = 0
+    """Nanoseconds spent waiting for a ready instance."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that has been read."""
+
+    model: str
+    """As the client wrote it."""
+    stream: bool = False
+    action: Literal["call", "load", "unload"] = "call"
+    """`load` and `unload` are answered by `Route.settle`, without asking llama-server anything."""
+    keep_alive_s: float | None = None
+    """How long the model stays loaded after this request; negative: for ever; `None`: nothing was said."""
+    body: bytes = b""
+    """What goes to llama-server when nothing has to be translated."""
+    content: Any = None
+    """What the dialect's own `call` needs to know."""
+
+
+class Translation(Protocol):
+    """llama-server's answer in the client's dialect. Made for one request, used once."""
+
+    content_type: bytes
+    """Of the answer: that of a stream or of a plain answer, as the request asked for."""
+
+    def feed(self, data: bytes, now_ns: int) -> bytes:
+        """A stream's bytes as they come, split anywhere, -> what can be sent now (often nothing).
+
+        What is sent ends with a whole record, so that an error can follow at any moment.
+        """
+
+    def end(self, now_ns: int) -> bytes:
+        """The stream ended as it should: whatever is still to be said."""
+
+    def whole(self, body: bytes, now_ns: int) -> bytes:
+        """A plain answer (status 200) at once. Raises `ValueError` when llama-server's answer makes no sense."""
+
+    def fail(self, problem: Problem, now_ns: int) -> bytes:
+        """The records that end a stream which had begun and cannot go on."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to llama-server."""
+
+    path: str
+    body: bytes
+    translation: Any = None
+    """A `Translation`; `None`: the answer is passed on as it comes."""
+    content_type: bytes = b"application/json"
+    """Of `body`."""
+
+
+class Ask(Protocol):
+    """A question to the llama-server that will answer, before the call itself."""
+
+    async def __call__(self, path: str, content: Any) -> Any:
+        """POST `content` as JSON to `path`; the decoded answer. Raises `HerdError` as the call itself would."""
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """How one family of clients wants to be spoken to."""
+
+    name: str
+    """`openai`, `anthropic`, `ollama`, `lmstudio` or `llama`: the word in keys, events and docs."""
+    render_problem: Callable[[Problem, str], bytes]
+    """Body of an error answer; the second argument is the request's id."""
+    render_stream_error: Callable[[Problem, str], bytes]
+    """The same, in a stream that is passed through as it comes."""
+    status_of: Callable[[Problem], int] = lambda problem: problem.status
+    """Some dialects have their own idea of a status (Anthropic's 529)."""
+    headers: Callable[[str], Sequence[Header]] = lambda request_id: ()
+    """Headers of the dialect's own, on every answer."""
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One POST route that needs a model."""
+
+    path: str
+    dialect: Dialect
+    read: Callable[[bytes, Sequence[Header]], Asked]
+    """Body and headers -> what was asked. Raises `BadRequest`."""
+    call: Callable[[Asked, Facts, Turn], Call] | None = None
+    """Raises `BadRequest` for what this model cannot do. `None`: `Asked.body` goes to the same path as it is."""
+    prepare: Callable[[Asked, Facts, Ask], Awaitable[Asked]] | None = None
+    """Run before `call` when questions have to be asked first, e.g. how many tokens a text has."""
+    settle: Callable[[Asked, Turn], bytes] | None = None
+    """The answer (JSON) to an `Asked` whose action is `load` or `unload`, once that is done."""
+    generates: bool = True
+    """Whether it takes a slot of llama-server's: those wait in the model's queue."""
+    about: str = ""
+    """One line for docs/api.md."""
+    example: str = ""
+    """Body of the curl line in docs/api.md, which is run as a test against the model cria."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance of a model, as far as clients are told."""
+
+    name: str
+    """`<node>/<model>/<index>`"""
+    node: str
+    state: str
+    """Of the seven states (`loading`, `ready`, ...)."""
+    context_tokens: int = 0
+    """Of one slot; 0 until it is ready."""
+    slots: int = 0
+    expires_ns: int | None = None
+    """When it will be unloaded if nothing is asked of it; `None`: never."""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be asked for, as every dialect's list tells of it."""
+
+    name: str
+    """The name to ask for: the model's own or an alias."""
+    model: str
+    """Its own name; equal to `name` unless that is an alias."""
+    title: str = ""
+    """GGUF `general.name`."""
+    architecture: str = ""
+    parameters: int = 0
+    size_bytes: int = 0
+    context_tokens: int = 0
+    """Training context; 0 when the file does not say."""
+    quantization: str = ""
+    """e.g. `Q4_K_M`"""
+    modified_ns: int = 0
+    capabilities: frozenset[str] = frozenset({"completion"})
+    loaded: tuple[Loaded, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that change when the file does: SHA-256 of name, size and time, not of gigabytes."""
+        return sha256(f"{self.model}\0{self.size_bytes}\0{self.modified_ns}".encode()).hexdigest()
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """What only the model's file says; its supervisor reads it when asked."""
+
+    metadata: dict[str, Any] = {}
+    """GGUF key -> value, long arrays left out."""
+    chat_template: str = ""
+    tensors: list[tuple[str, str, list[int]]] = []
+    """(name, type, shape)"""
+
+
+class Herd(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway's own pages are rendered from."""
+
+    cards: tuple[Card, ...]
+    """Sorted by name."""
+    now_ns: int
+    version: str
+
+
+class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request the gateway answers by itself."""
+
+    method: str
+    parameters: dict[str, str] = {}
+    """Of the path's `{name}`s, decoded."""
+    query: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    """Names in lower case."""
+    body: bytes = b""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    headers: tuple[Header, ...] = ()
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One route that is answered from what the gateway knows: lists of models and the like. Never loads a model."""
+
+    method: str
+    path: str
+    """May hold `{name}`, one segment, or `{name*}`, the rest of the path."""
+    dialect: Dialect
+    answer: Callable[[PageRequest, Herd], Reply]
+    """Raises `BadRequest` or another `HerdError`."""
+    about: str = ""
+    example: str = ""
+    """Path (with query) and body of the curl line, when `path` alone would not do."""

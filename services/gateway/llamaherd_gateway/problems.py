@@ -1,0 +1,75 @@
+"""What can go wrong with a request, before it is put into a dialect's words."""
+
+from typing import Any, Final
+
+import msgspec
+
+from llamaherd_gateway.routing import UnknownModel
+from llamaherd_shared.errors import HerdError, NotFound, Rejected, Unavailable, http_status
+
+ERROR_BODY_BYTES: Final = 64 * 1024
+"""How much of a llama-server's error is read to translate it."""
+
+_CODES: Final = {"exceed_context_size_error": "context_length_exceeded"}
+"""llama-server's error type -> OpenAI's code. Its own `code` is a number: the status once more."""
+
+_CLIENT_ERRORS: Final = ("image input is not supported", "audio input is not supported", "is too large to process")
+"""llama-server answers 500 to these, and they are the client's to mend (api-dialects, traps 14 and 15)."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that is an error, in nobody's dialect yet."""
+
+    status: int
+    message: str
+    """Sentences for a person."""
+    code: str | None = None
+    """For a program, e.g. `model_not_found`."""
+    param: str | None = None
+    """Field of the request that is wrong."""
+    retry_after_s: float | None = None
+    extra: dict[str, Any] = {}
+    """Further fields that llama-server gave, e.g. `n_ctx`."""
+
+
+class BadRequest(Rejected):
+    """The body cannot be served."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def problem_of(error: HerdError) -> Problem:
+    """The answer to an expected failure."""
+    status = http_status(error)
+    match error:
+        case BadRequest():
+            return Problem(status=error.status, message=error.message, code=error.code, param=error.param)
+        case UnknownModel():
+            return Problem(status=404, message=error.message, code="model_not_found", param="model")
+        case NotFound():
+            return Problem(status=404, message=error.message, code="not_found")
+        case Unavailable():
+            return Problem(status=503, message=error.message, code="unavailable", retry_after_s=error.retry_after_s)
+        case _:
+            return Problem(status=status, message=error.message, code=error.kind)
+
+
+def read_error(status: int, body: bytes, instance: str) -> Problem:
+    """What a llama-server's error answer says."""
+    try:
+        error = msgspec.json.decode(body)["error"]
+        message, kind = str(error["message"]), str(error.get("type", ""))
+        extra = {key: error[key] for key in ("n_prompt_tokens", "n_ctx") if key in error}
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        said = body[:200].decode("utf-8", "replace").strip()
+        message, kind, extra = f"llama-server answered {status}" + (f": {said}" if said else ""), "", {}
+    if status == 401:
+        # The client's own key never reaches a llama-server: this one is ours.
+        text = f"{instance} does not accept the gateway's key: supervisor and gateway must share one `secret_file`"
+        return Problem(status=502, message=text, code="upstream_key")
+    if status == 500 and any(sign in message for sign in _CLIENT_ERRORS):
+        status = 400
+    retry_after_s = 1.0 if status == 503 else None
+    return Problem(status=status, message=message, code=_CODES.get(kind), retry_after_s=retry_after_s, extra=extra)
