@@ -14,8 +14,8 @@ FOLDERS = {
 }
 
 SHELL = {
-    "__main__", "api", "app", "bus", "docs", "edge", "exchange", "gguf_file", "handlers", "host", "loading", "models",
-    "nvml", "process", "relay", "settings", "store", "tail", "telemetry", "upstream",
+    "__main__", "api", "app", "asking", "bus", "docs", "edge", "exchange", "gguf_file", "handlers", "host", "loading", "models",
+    "nvml", "process", "pursuit", "relay", "settings", "store", "tail", "telemetry", "upstream",
 }  # fmt: skip
 """File names allowed to touch the outside world, wherever they stand. Every other module is core."""
 

@@ -8,7 +8,7 @@ import msgspec
 
 from llamaherd_gateway.dialects.openai import render_models, render_problem
 from llamaherd_gateway.problems import Problem
-from llamaherd_gateway.relay import HOT_ROUTES
+from llamaherd_gateway.routes import ROUTES as RELAYED
 from llamaherd_gateway.routing import unknown_model_message
 from llamaherd_gateway.store import View
 
@@ -18,7 +18,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 MODELS: Final = "/v1/models"
 ROUTES: Final = (
-    *sorted(f"POST {path.decode()}" for path in HOT_ROUTES),
+    *(f"POST {route.path}" for route in RELAYED),
     f"GET {MODELS}",
     f"GET {MODELS}/{{id}}",
     "GET /healthz",
@@ -39,7 +39,7 @@ class Api:
             return
         path, method = scope["path"], scope["method"]
         reads = method in ("GET", "HEAD")
-        if path.encode() in HOT_ROUTES:
+        if any(path == route.path for route in RELAYED):
             await _refuse_method(send, path, method, "POST")
         elif path in ("/healthz", "/readyz", MODELS) or path.startswith(MODELS + "/"):
             if not reads:

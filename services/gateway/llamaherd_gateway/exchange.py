@@ -1,44 +1,36 @@
-"""One request on a hot route, from its first byte to its event: receive, route, wait for a load, relay, record.
+"""One request on a hot route, from its first byte to its event: receive, route, wait its turn, relay, record.
 
 Rules: an exchange answers only when it is its turn on the connection. It writes what one upstream read brought in
 one write. It ends exactly once, with exactly one `RequestFinished`. Nothing in it waits for the bus.
 """
 
-import asyncio
 import secrets
 import time
 from itertools import count
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
-from llamaherd_gateway.dialects.openai import read_model, render_problem, render_stream_error
-from llamaherd_gateway.heads import (
-    FORWARDED,
-    Header,
-    render_request_end,
-    render_status_line,
-)
-from llamaherd_gateway.loading import StillThere
-from llamaherd_gateway.problems import ERROR_BODY_BYTES, BadRequest, Problem, problem_of, read_error
+from llamaherd_gateway.answer import Answer
+from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
+from llamaherd_gateway.heads import FORWARDED, Header, render_request_end
+from llamaherd_gateway.inflating import inflate, is_inflatable
+from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, problem_of, read_error
 from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.pursuit import ATTEMPTS, Pursuit
+from llamaherd_gateway.rules import apply_rules
 from llamaherd_gateway.upstream import Connection, Head, Pool
 from llamaherd_gateway.usage import Tail
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.request import RequestFinished
-from llamaherd_shared.trace import trace_id_of, traceparent
+from llamaherd_shared.trace import trace_id_of
 
 if TYPE_CHECKING:
     from llamaherd_gateway.relay import RelayProtocol
 
 CLIENT_CLOSED: Final = 499
 """nginx's status for a client that left before any answer."""
-EVENT_BYTES: Final = 2**20
-"""An event of a stream longer than this is passed on in pieces."""
 NAME_TOLD: Final = 256
 """Characters of a model's name that an event keeps: clients may write anything there."""
-ATTEMPTS: Final = 2
-"""Fresh connections that may break before a first byte: the second is to the instance's next spawn."""
-
 _BOOT: Final = secrets.token_hex(6)
 _BOOT_BYTES: Final = _BOOT.encode()
 _numbers: Final = count(1)
@@ -62,43 +54,53 @@ class Exchange:
 
     complete = False
     """Whether the whole request has arrived."""
-    status = 0
-    """Sent; 0 before the head."""
+    model = ""
+    """The name of the model that serves it; until that is known, what the client wrote."""
+    asked: Asked
+    """Set once the body has been read."""
+    waited_s = 0.0
+    """For the model to be loaded."""
+    queued_s = 0.0
+    """For a slot."""
+    position = 0
+    """In the queue, on arrival; 0: it did not have to wait."""
 
     _turn = False
     _body = b""
     _bytes_in = 0
     _refusal: Problem | None = None
-    _model = ""
     _known = False
     """Whether the model's name is one of ours: only those make subjects."""
-    _streamed = False
+    _encoding = b""
+    _wants_progress = False
+    """The client asked to be told how the waiting goes (`X-Llamaherd-Progress`)."""
+    _content_type = b""
 
-    _task: asyncio.Task[None] | None = None
+    _pursuit: Pursuit | None = None
     _connection: Connection | None = None
     _pool: Pool | None = None
     """Of the connection; set as long as the request is in flight."""
     _instance: Instance | None = None
     _repeated = False
-    _broken = 0
+    broken = 0
+    """Fresh connections that broke before a first byte."""
+    _holds_slot = False
+    _waits = False
+    """In the queue for one."""
 
-    _chunked = False
-    _event_stream = False
-    _held = b""
     _error_head: Head | None = None
     _error_body = b""
-    _bytes_out = 0
     _end: tuple[str, int, str | None, float, int]
 
     _received_at = 0.0
+    _received_ns = 0
     _first_at = 0.0
-    _waited_s = 0.0
 
     def __init__(
         self,
         protocol: "RelayProtocol",
+        route: Route,
         *,
-        path: bytes,
         target: bytes,
         headers: list[Header],
         keep_alive: bool,
@@ -106,11 +108,13 @@ class Exchange:
         began: float,
     ) -> None:
         self.keep_alive = keep_alive
-        self._protocol, self._relay = protocol, protocol.relay
-        self._path, self._target, self._http_1_0 = path, target, http_1_0
+        self._protocol, self.relay = protocol, protocol.relay
+        self.route, self._target = route, target
         self._number = next(_numbers)
         self._parts: list[bytes] = []
         self._tail = Tail()
+        self._headers = headers
+        self._answer = Answer(route.dialect, http_1_0=http_1_0)
         self._began = self.heard_at = began
         """When client (before `complete`) or llama-server (after it) last sent anything."""
         self._judge_head(headers)
@@ -128,6 +132,17 @@ class Exchange:
     def trace_id(self) -> str:
         return self.traceparent[3:35]
 
+    @property
+    def party(self) -> str:
+        """Who shares one place in a queue."""
+        client = self._protocol.client
+        return client[0] if client else ""
+
+    @property
+    def status(self) -> int:
+        """Sent; 0 before the head."""
+        return self._answer.status
+
     # From the client.
 
     def _judge_head(self, headers: list[Header]) -> None:
@@ -138,16 +153,22 @@ class Exchange:
         for name, value in headers:
             if name in FORWARDED:
                 self._forwarded += b"%s: %s\r\n" % (name, value)
+            elif name == b"content-type":
+                self._content_type = value
             elif name == b"content-length":
-                if int(value) > self._relay.settings.max_body_bytes:
+                if int(value) > self.relay.settings.max_body_bytes:
                     self._refusal = self._too_large()
             elif name == b"traceparent":
                 trace = trace_id_of(value.decode("latin-1"))
             elif name == b"expect":
                 self._expects_continue = value.lower() == b"100-continue"
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                text = f"the request's body is encoded as {value.decode('latin-1')}: send it plain"
-                self._refusal = Problem(status=415, message=text)
+            elif name == b"content-encoding":
+                self._encoding = value.lower().strip()
+            elif name == b"x-llamaherd-progress":
+                self._wants_progress = True
+        if self._encoding and not is_inflatable(self._encoding):
+            text = f"the request's body is encoded as {self._encoding.decode('latin-1')}: send it plain or as gzip"
+            self._refusal = Problem(status=415, message=text)
         # Not secret, so not from the kernel: that would cost as much as parsing the request.
         number = int(trace, 16) if trace is not None else getrandbits(128) or 1
         self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
@@ -168,7 +189,7 @@ class Exchange:
             return  # discarded while the connection lingers
         self._bytes_in += len(body)
         self.heard_at = time.monotonic()
-        if self._bytes_in > self._relay.settings.max_body_bytes:
+        if self._bytes_in > self.relay.settings.max_body_bytes:
             self._parts = []
             self._refusal = self._too_large()
             if self._turn:
@@ -191,7 +212,7 @@ class Exchange:
         self._record("cancelled", self.status or CLIENT_CLOSED, None)
 
     def _too_large(self) -> Problem:
-        limit = self._relay.settings.max_body_bytes
+        limit = self.relay.settings.max_body_bytes
         return Problem(
             status=413, message=f"the request's body is larger than {limit} bytes (`gateway.max_body_bytes`)"
         )
@@ -199,80 +220,122 @@ class Exchange:
     # Routing.
 
     def _begin(self) -> None:
-        self._body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
+        self._received_ns = time.time_ns()
+        relay, route = self.relay, self.route
         try:
-            asked = read_model(self._body)
-        except BadRequest as error:
-            self.answer_problem(problem_of(error))
-            return
-        self._model, self._streamed = asked.model, asked.stream
-        instance = self._relay.ready_instance(asked.model)
-        if instance is not None:
-            self._known = True
-            pool = self._relay.pool_of(instance)
-            connection = pool.take()
-            if connection is not None:
-                self._send(connection, pool)
+            if self._encoding:
+                body = inflate(body, self._encoding, limit=relay.settings.max_body_bytes)
+            asked = self.asked = route.read(body, self._headers)
+            self._headers, self._body = [], body
+            self.model = asked.model
+            model = relay.names.resolve(asked.model)
+            if model is None or asked.action != "call":
+                self._pursue(None)
                 return
-        self._task = asyncio.create_task(self._pursue(instance, None))
-
-    async def _pursue(self, instance: Instance | None, lost: Instance | None) -> None:
-        """Get to a fresh connection: load the model if need be, replace an instance that broke."""
-        traceparent.set(self.traceparent)
-        try:
-            while True:
-                if instance is None:
-                    instance = await self._wait_for_instance(lost)
-                pool = self._relay.pool_of(instance)
-                try:
-                    connection = await pool.dial()
-                except OSError as error:
-                    self._broken += 1
-                    if self._broken >= ATTEMPTS:
-                        text = f"the llama-server {instance.name} cannot be reached: {str(error) or 'timed out'}"
-                        raise StillThere(text) from error
-                    lost, instance = instance, None
-                else:
-                    self._task = None
-                    self._take(connection, pool)
-                    return
-        except StillThere as error:
-            self._task = None
-            self.answer_problem(Problem(status=502, message=error.message, code="upstream_lost"))
+            self.use_model(model)
+            instance = relay.choose(self) if self.has_turn else None
+            if instance is None or route.prepare is not None or not self._ask_at_once(instance):
+                self._pursue(None)
         except HerdError as error:
-            self._task = None
             self.answer_problem(problem_of(error))
-        except Exception:
-            self._task = None
-            self._relay.log.exception("a request failed unexpectedly", request=self.request_id)
-            self.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
 
-    def _take(self, connection: Connection, pool: Pool) -> None:
-        """A fresh connection, which may come too late."""
-        if self.response_complete:
-            connection.abandon()
-        else:
-            self._known = True
-            self._send(connection, pool)
-
-    async def _wait_for_instance(self, lost: Instance | None) -> Instance:
-        since = time.monotonic()
+    def _ask_at_once(self, instance: Instance) -> bool:
+        """Over a connection that is open already; `False` when there is none."""
+        pool = self.relay.pool_of(instance)
+        connection = pool.take()
+        if connection is None:
+            return False
         try:
-            loader = self._relay.loader
-            return await (loader.ready(self._model) if lost is None else loader.replacement(lost))
-        finally:
-            self._waited_s += time.monotonic() - since
+            call = self.make_call(instance)
+        except HerdError:
+            pool.give(connection)
+            raise
+        self.send(connection, pool, call)
+        return True
 
-    def _send(self, connection: Connection, pool: Pool) -> None:
+    def _pursue(self, lost: Instance | None) -> None:
+        self._pursuit = Pursuit(self, lost)
+        self._pursuit.start()
+
+    def make_call(self, instance: Instance) -> Call:
+        """What this instance will be asked. Raises `BadRequest` for what its model cannot do."""
+        asked, route = self.asked, self.route
+        if route.call is None:
+            call = Call(path=self._target.decode("latin-1"), body=asked.body, content_type=self._content_type)
+        else:
+            call = route.call(asked, self.facts_of(instance), self.turn())
+        rules = self.relay.rules_of(self.model)
+        if rules and route.generates and call.content_type.startswith(b"application/json"):
+            return Call(
+                path=call.path,
+                body=apply_rules(rules, call.body),
+                translation=call.translation,
+                content_type=call.content_type,
+            )
+        return call
+
+    def facts_of(self, instance: Instance) -> Facts:
+        return self.relay.facts_of(instance)
+
+    def turn(self) -> Turn:
+        return Turn(request_id=self.request_id, received_ns=self._received_ns, load_ns=int(self.waited_s * 1e9))
+
+    def send(self, connection: Connection, pool: Pool, call: Call) -> None:
+        """Over a connection that is ours from now on."""
+        self._pursuit = None
         self._connection, self._instance = connection, pool.instance
         self.heard_at = time.monotonic()
         self._pool = pool
         pool.in_flight += 1
-        end = render_request_end(self._forwarded, self._traceparent, len(self._body))
-        connection.send(self, pool.request_start(self._target) + end, self._body)
+        if call.translation is not None:
+            self._answer.translate(call.translation)
+        content_type = call.content_type or b"application/json"
+        end = render_request_end(self._forwarded, content_type, self._traceparent, len(call.body))
+        connection.send(self, pool.request_start(self.route.method, call.path) + end, call.body)
         if self._protocol.flow.write_paused:
             connection.pause()
+
+    # Its place in the model's queue (`admission.Ticket`).
+
+    def use_model(self, model: str) -> None:
+        """The model that will answer: a place in its queue, instead of any other one. Raises `QueueIsFull`."""
+        self._leave_queue()
+        self.model, self._known = model, True
+        if self.asked.action == "call" and self.route.generates:
+            self._holds_slot = self.relay.enter_queue(self)
+            if not self._holds_slot:
+                self._waits = True
+                self.position = self.position or self.relay.position_of(self)
+
+    def admitted(self) -> None:
+        self._holds_slot, self._waits = True, False
+        if self._pursuit is not None:
+            self._pursuit.wake()
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether it may go to an instance."""
+        return self._holds_slot or not self.route.generates
+
+    @property
+    def has_model(self) -> bool:
+        """Whether its model is known to exist."""
+        return self._known
+
+    @property
+    def text(self) -> bytes:
+        """What the client sent: its beginning tells which conversation goes on."""
+        return self._body
+
+    def _leave_queue(self) -> None:
+        if self._holds_slot:
+            self._holds_slot = False
+            self.relay.admission.leave(self.model)
+        elif self._waits:
+            self._waits = False
+            self.relay.admission.withdraw(self.model, self.party, self)
 
     # From llama-server (`upstream.Receiver`).
 
@@ -281,22 +344,28 @@ class Exchange:
             return
         self.heard_at = time.monotonic()
         out: list[bytes] = []
+        answer = self._answer
         if head is not None:
             if head.status >= 400:
                 self._error_head = head
             else:
-                self._render_head(head, out)
+                answer.take_head(head, self._own_headers(), out)
         if self._error_head is not None:
             self._take_error(self._error_head, body, end)
             return
+        now_ns = time.time_ns()
         if body:
-            self._take_body(body, out)
+            if not self._first_at:
+                self._first_at = self.heard_at
+            self._tail.feed(body)
+            answer.take_body(body, now_ns, out)
         if end:
-            if self._held:
-                self._render_body(self._held, out)
-            if self._chunked:
-                out.append(b"0\r\n\r\n")
             self._leave_instance()
+            try:
+                answer.take_end(self._own_headers(), now_ns, out)
+            except ValueError as error:
+                self.answer_problem(Problem(status=502, message=f"llama-server's answer makes no sense: {error}"))
+                return
             self._write(b"".join(out))
             self._finish("ok", None)
         elif out:
@@ -307,22 +376,22 @@ class Exchange:
         self._leave_instance()
         if self.response_complete or instance is None:
             return
-        if not before_first_byte or self.status:
+        if not before_first_byte or self._first_at:
             text = f"the llama-server {instance.name} ended in the middle of its answer"
             self.answer_problem(Problem(status=502, message=text, code="upstream_lost"))
         elif reused and not self._repeated:
             # It closed an idle connection just as we used it: nothing has happened, ask again.
             # Unless it is gone, that is: then somebody else is asked.
             self._repeated = True
-            current = self._relay.ready_instance(self._model)
-            self._task = asyncio.create_task(self._pursue(current, None if current else instance))
+            current = self.relay.choose(self)
+            self._pursue(None if current else instance)
         else:
-            self._broken += 1
-            if self._broken >= ATTEMPTS:
+            self.broken += 1
+            if self.broken >= ATTEMPTS:
                 text = f"the llama-server {instance.name} closed the connection without an answer, twice"
                 self.answer_problem(Problem(status=502, message=text, code="upstream_lost"))
             else:
-                self._task = asyncio.create_task(self._pursue(None, instance))
+                self._pursue(instance)
 
     def pause(self) -> None:
         """The client does not keep up."""
@@ -335,56 +404,40 @@ class Exchange:
 
     # The answer.
 
-    def _render_head(self, head: Head, out: list[bytes]) -> None:
-        self.status = head.status
-        self._event_stream = head.event_stream
-        self._chunked = head.length is None and not self._http_1_0
-        if head.length is None and self._http_1_0:
-            self.keep_alive = False
-        out.append(render_status_line(head.status))
-        out.append(head.lines)
-        if head.length is not None:
-            out.append(b"content-length: %d\r\n" % head.length)
-        elif self._chunked:
-            out.append(b"transfer-encoding: chunked\r\n")
-        if self._event_stream:
-            out.append(b"x-accel-buffering: no\r\n")
-        out.append(self._render_own_headers())
-
-    def _render_own_headers(self) -> bytes:
-        return b"%bx-request-id: %b%08x\r\ntraceparent: %b\r\n%b\r\n" % (
-            self._relay.date_header,
+    def _own_headers(self) -> bytes:
+        return b"%bx-request-id: %b%08x\r\ntraceparent: %b\r\n%b%b\r\n" % (
+            self.relay.date_header,
             _BOOT_BYTES,
             self._number,
             self._traceparent,
+            self._dialect_headers(),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
 
-    def _take_body(self, body: bytes, out: list[bytes]) -> None:
-        if not self._first_at:
-            self._first_at = self.heard_at
-        self._tail.feed(body)
-        if self._event_stream:
-            # Only whole events go out, so that an error can follow at any moment.
-            if self._held:
-                body = self._held + body
-                self._held = b""
-            if not body.endswith(b"\n\n"):
-                cut = body.rfind(b"\n\n") + 2
-                if cut == 1:
-                    cut = len(body) if len(body) > EVENT_BYTES else 0
-                body, self._held = body[:cut], body[cut:]
-        if body:
-            self._render_body(body, out)
+    def _dialect_headers(self) -> bytes:
+        more = self.route.dialect.headers
+        return b"" if more is None else b"".join(b"%b: %b\r\n" % header for header in more(self.request_id))
 
-    def _render_body(self, body: bytes, out: list[bytes]) -> None:
-        self._bytes_out += len(body)
-        if self._chunked:
-            out.append(b"%x\r\n" % len(body))
-            out.append(body)
-            out.append(b"\r\n")
-        else:
-            out.append(body)
+    @property
+    def tells_progress(self) -> bool:
+        """Only in a stream of events that is passed on as it comes: others have no place for it."""
+        return self._wants_progress and self.asked.stream and self.route.dialect.streams_events
+
+    def tell(self, text: str) -> None:
+        """How the waiting goes, as a comment of the stream that the client asked for."""
+        out: list[bytes] = []
+        if not self.status:
+            self._answer.open_stream(self._own_headers(), out)
+        self._answer.add_comment(text, out)
+        self._write(b"".join(out))
+
+    def answer_whole(self, body: bytes, content_type: bytes = b"application/json") -> None:
+        """The gateway's own answer."""
+        out: list[bytes] = []
+        self._release()
+        self._answer.add_whole(200, body, content_type, self._own_headers(), out)
+        self._write(b"".join(out))
+        self._finish("ok", None)
 
     def _take_error(self, head: Head, body: bytes, end: bool) -> None:
         """llama-server refuses: read what it says, then say it in the client's dialect."""
@@ -401,31 +454,20 @@ class Exchange:
         if self.response_complete:
             return
         self._release()
+        out: list[bytes] = []
         if not self.status:
-            self._answer_whole(problem)
-        elif self._event_stream:
+            if not self.complete:
+                self.keep_alive = False
+            self._answer.add_problem(problem, self.request_id, self._own_headers(), out)
+        elif self._answer.streams:
             self.keep_alive = False
-            event = render_stream_error(problem)
-            self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._chunked else event)
-            self._finish("error", problem.message)
+            self._answer.end_with(problem, self.request_id, time.time_ns(), out)
         else:
             # A length was promised, or chunks: only a broken connection says that this is not all.
             self._protocol.transport.abort()
             self._record("error", self.status, problem.message)
-
-    def _answer_whole(self, problem: Problem) -> None:
-        self.status = problem.status
-        if not self.complete:
-            self.keep_alive = False
-        body = render_problem(problem)
-        retry = b""
-        if problem.retry_after_s is not None:
-            retry = b"retry-after: %d\r\n" % max(1, round(problem.retry_after_s))
-        self._bytes_out += len(body)
-        self._write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b%b%b"
-            % (render_status_line(problem.status), len(body), retry, self._render_own_headers(), body)
-        )
+            return
+        self._write(b"".join(out))
         self._finish("error", problem.message)
 
     def _write(self, out: bytes) -> None:
@@ -437,9 +479,10 @@ class Exchange:
 
     def _release(self) -> None:
         """Stop whatever is under way for this request."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._leave_queue()
+        if self._pursuit is not None:
+            self._pursuit.stop()
+            self._pursuit = None
         if self._connection is not None:
             self._connection.abandon()
         self._leave_instance()
@@ -457,25 +500,27 @@ class Exchange:
     def _record(self, outcome: str, status: int, error: str | None) -> None:
         """The one place where an exchange becomes complete."""
         self.response_complete = True
-        self._parts, self._body = [], b""
+        self._parts, self._headers, self._body = [], [], b""
+        self._leave_queue()
         now = time.monotonic()
         self._end = (outcome, status, error, now, time.time_ns())
-        self._relay.record(self)
+        self.relay.record(self)
 
     def event(self) -> RequestFinished:
         """The fact about this exchange, once it is complete."""
         outcome, status, error, now, at_ns = self._end
         usage = self._tail.usage()
+        asked = getattr(self, "asked", None)
         return RequestFinished(
             request_id=self.request_id,
             at_ns=at_ns,
-            node=self._relay.node,
-            model=self._model[:NAME_TOLD],
+            node=self.relay.node,
+            model=self.model[:NAME_TOLD],
             instance=self._instance.name if self._instance is not None else "",
-            route=self._path.decode("latin-1"),
+            route=self._target.partition(b"?")[0].decode("latin-1"),
             status=status,
             outcome=outcome,
-            streamed=self._streamed,
+            streamed=asked.stream if asked is not None else False,
             error=error,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
@@ -483,23 +528,25 @@ class Exchange:
             prompt_ms=usage.prompt_ms,
             completion_ms=usage.completion_ms,
             first_token_ms=(self._first_at - self._received_at) * 1e3 if self._first_at else None,
-            waited_ms=self._waited_s * 1e3,
+            waited_ms=self.waited_s * 1e3,
+            queued_ms=self.queued_s * 1e3,
+            queue_position=self.position,
             total_ms=(now - self._began) * 1e3,
             bytes_in=self._bytes_in,
-            bytes_out=self._bytes_out,
+            bytes_out=self._answer.bytes_out,
             trace_id=self.trace_id,
         )
 
     @property
     def subject_model(self) -> str:
         """The model in the event's subject. A name nobody knows makes none: clients could make up millions."""
-        return self._model if self._known else ""
+        return self.model if self._known else ""
 
     # Time.
 
     def check(self, now: float) -> None:
         """Called about once a second: end what has been silent for too long."""
-        settings = self._relay.settings
+        settings = self.relay.settings
         silent_s = now - self.heard_at
         if not self.complete:
             if self._turn and silent_s > settings.receive_timeout_s:

@@ -5,8 +5,8 @@ from typing import Final
 
 Header = tuple[bytes, bytes]
 
-FORWARDED: Final = frozenset({b"content-type", b"accept", b"tracestate"})
-"""Request headers that reach llama-server: nothing else of them means anything to it.
+FORWARDED: Final = frozenset({b"accept", b"tracestate"})
+"""Request headers that reach llama-server beside the body's type: nothing else of them means anything to it.
 
 Never forwarded, and the reason for a closed list: the client's credentials; `X-Conversation-Id`, which makes a
 generation survive its client; `Accept-Encoding`, as usage is read from the answer; hop-by-hop headers.
@@ -32,19 +32,25 @@ NOT_RETURNED: Final = frozenset(
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-def render_request_start(path: bytes, host: str, port: int, key: str) -> bytes:
+def render_request_start(method: str, path: str, host: str, port: int, key: str) -> bytes:
     """The part of a request's head that is the same for all requests of one path to one instance."""
-    return b"POST %s HTTP/1.1\r\nhost: %s:%d\r\nauthorization: Bearer %s\r\n" % (
-        path,
+    return b"%s %s HTTP/1.1\r\nhost: %s:%d\r\nauthorization: Bearer %s\r\n" % (
+        method.encode(),
+        path.encode("latin-1"),
         (f"[{host}]" if ":" in host else host).encode(),
         port,
         key.encode(),
     )
 
 
-def render_request_end(forwarded: bytes, traceparent: bytes, length: int) -> bytes:
+def render_request_end(forwarded: bytes, content_type: bytes, traceparent: bytes, length: int) -> bytes:
     """The rest of it, up to the body; `forwarded` are whole header lines."""
-    return b"%btraceparent: %s\r\ncontent-length: %d\r\n\r\n" % (forwarded, traceparent, length)
+    return b"%bcontent-type: %s\r\ntraceparent: %s\r\ncontent-length: %d\r\n\r\n" % (
+        forwarded,
+        content_type,
+        traceparent,
+        length,
+    )
 
 
 def keep_header(name: bytes) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.routing import pick_instance, pick_node
 from llamaherd_gateway.store import View
-from llamaherd_shared.commands import Accepted, LoadModel
+from llamaherd_shared.commands import Accepted, LoadModel, UnloadModel
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.subjects import Subjects
 
@@ -94,6 +94,25 @@ class Loader:
             await self._view.changed(left)
         return await self.ready(lost.model)
 
+    async def unload(self, model: str) -> None:
+        """Unload it wherever it is loaded. Raises `HerdError` when a supervisor refuses or does not answer."""
+        await self.wait_until_caught_up(model)
+        nodes = {
+            instance.node
+            for instance in self._view.fleet.instances.values()
+            if instance.model == model and instance.state not in ("stopped", "failed")
+        }
+        for node in sorted(nodes):
+            subject = self._bus.subjects.command("supervisor", "unload", node=node)
+            await self._bus.request(subject, UnloadModel(model=model), Accepted)
+
+    def progress(self, model: str) -> str:
+        """How far the load is, in a few words."""
+        for instance in self._view.fleet.instances.values():
+            if instance.model == model and instance.state == "loading":
+                return f"loading {model}: {instance.ratio:.0%} ({instance.stage})"
+        return f"loading {model}"
+
     def _forget(self, model: str, load: "asyncio.Task[Instance]") -> None:
         if self._loads.get(model) is load:
             del self._loads[model]
@@ -102,7 +121,7 @@ class Loader:
 
     async def _load(self, model: str) -> Instance:
         if not self._caught_up.is_set():
-            await self._wait_until_caught_up(model)
+            await self.wait_until_caught_up(model)
         accepted: Accepted | None = None
         asked_at = progress_at = time.monotonic()
         seen = -1
@@ -126,7 +145,7 @@ class Loader:
                 raise LoadFailed(_stuck_message(model, node, instance, self._load_timeout_s), retry_after_s=10)
             await self._view.changed(ASK_AGAIN_S)
 
-    async def _wait_until_caught_up(self, model: str) -> None:
+    async def wait_until_caught_up(self, model: str) -> None:
         """What the gateway knows may be old: a model it does not know may be there all the same."""
         try:
             await asyncio.wait_for(self._caught_up.wait(), self._ask_timeout_s)

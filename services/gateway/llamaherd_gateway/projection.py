@@ -41,6 +41,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     modified_ns: int = 0
     """Of the file; 0 when it was rejected."""
+    size_bytes: int = 0
+    title: str = ""
+    architecture: str = ""
+    parameters: int = 0
+    context_tokens: int = 0
+    """Training context."""
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
     rejected: str | None = None
     """Why the file cannot be served; `None` when it can."""
 
@@ -57,6 +65,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     """Counts the spawns; part of the API key."""
     slots: int = 0
+    context_tokens: int = 0
+    """Of one slot; 0 until it is ready."""
     stage: str = ""
     """Of the load under way."""
     ratio: float = 0.0
@@ -121,10 +131,26 @@ def evolve_model(event: ModelBase) -> Model | None:
         case ModelRemoved():
             return None
         case ModelFound():
-            return Model(node=event.node, model=event.model, modified_ns=event.modified_ns)
+            return Model(
+                node=event.node,
+                model=event.model,
+                modified_ns=event.modified_ns,
+                size_bytes=event.size_bytes,
+                title=event.title,
+                architecture=event.architecture,
+                parameters=event.parameters,
+                context_tokens=event.context_tokens,
+                quantization=event.quantization,
+                capabilities=_capabilities(event),
+            )
         case ModelRejected():
             return Model(node=event.node, model=event.model, rejected=event.reason)
     return Model(node=event.node, model=event.model)
+
+
+def _capabilities(event: ModelFound) -> tuple[str, ...]:
+    """Supervisors of the first version said less: what can be told from that."""
+    return tuple(event.capabilities) or (("embedding",) if event.embedding else ("completion",))
 
 
 def evolve_instance(instance: Instance | None, event: InstanceBase, sequence: int) -> Instance:
@@ -143,6 +169,7 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "port": event.port,
                 "generation": event.generation,
                 "slots": 0,
+                "context_tokens": 0,
                 "stage": "spawn",
                 "ratio": 0.0,
                 "was_ready": False,
@@ -155,6 +182,7 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
             return {
                 "state": "ready",
                 "slots": event.slots,
+                "context_tokens": event.context_tokens,
                 "was_ready": True,
                 "cause": "",
                 "signal": None,

@@ -14,34 +14,29 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from llamaherd_gateway.admission import Admission, QueueFull
+from llamaherd_gateway.affinity import Affinity, blocks_of
+from llamaherd_gateway.dialects.dialect import Facts
 from llamaherd_gateway.dialects.openai import render_problem
 from llamaherd_gateway.exchange import Exchange
 from llamaherd_gateway.heads import render_status_line
 from llamaherd_gateway.loading import Loader
+from llamaherd_gateway.names import Names
 from llamaherd_gateway.packing import Backlog
 from llamaherd_gateway.problems import Problem
 from llamaherd_gateway.projection import Instance, InstanceKey
-from llamaherd_gateway.routing import pick_instance
-from llamaherd_gateway.settings import GatewaySettings
+from llamaherd_gateway.pursuit import Pursuit
+from llamaherd_gateway.routes import find_route
+from llamaherd_gateway.routing import UnknownModel, pick_instance, unknown_model_message
+from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_settings
 from llamaherd_gateway.spans import span_attributes, span_name
 from llamaherd_gateway.store import View
 from llamaherd_gateway.upstream import Pool
 from llamaherd_shared.bus import Bus
+from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events import encode_event
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
-
-HOT_ROUTES: Final = frozenset(
-    {
-        b"/v1/chat/completions",
-        b"/v1/completions",
-        b"/v1/embeddings",
-        b"/tokenize",
-        b"/detokenize",
-        b"/apply-template",
-    }
-)
-"""POST routes that are relayed. The last three are llama-server's own, with a `model` field added."""
 
 PIPELINED: Final = 8
 """Requests that may wait behind the one being answered before the connection is no longer read."""
@@ -55,6 +50,10 @@ BUS_BUSY: Final = 64
 Enough for 6,400 messages a second; 64 packs are 13 MB at most, stored well before the bus would send them again."""
 BACKLOG_EVENTS: Final = 200_000
 """Events kept here at most: about 120 MB, or 15 s of 12,000 requests a second."""
+
+
+class QueueIsFull(Unavailable):
+    """Too many wait for a model's slots already."""
 
 
 class Relay:
@@ -76,16 +75,97 @@ class Relay:
         self._flushing: asyncio.TimerHandle | None = None
         self._closing = False
         self._dropped = 0
-        view.on_change.append(self._retire_pools)
+        self.admission = Admission(settings.queue_limit)
+        self.pursuits: set[Pursuit] = set()
+        """Of requests that wait for a load or a slot."""
+        self.names = Names((), {}, None)
+        self._affinity = Affinity()
+        self._facts: dict[InstanceKey, Facts] = {}
+        self._settings_of: dict[str, ModelSettings] = {}
+        view.on_change.append(self._follow)
+        self._follow()
 
-    def ready_instance(self, model: str) -> Instance | None:
-        """`None`: nothing is ready for this model now."""
-        ready = self._view.table.ready.get(model)
+    # Which model and which instance.
+
+    def model_named(self, asked: str) -> str:
+        """The model a name means. Raises `UnknownModel`."""
+        model = self.names.resolve(asked)
+        if model is None:
+            raise UnknownModel(unknown_model_message(asked, self._view.table.known))
+        return model
+
+    def has_ready(self, model: str) -> bool:
+        return model in self._view.table.ready
+
+    def choose(self, exchange: Exchange) -> Instance | None:
+        """The ready instance that should answer; `None`: there is none now."""
+        ready = self._view.table.ready.get(exchange.model)
         if not ready:
             return None
         if len(ready) == 1:
             return ready[0]
-        return pick_instance(ready, {key: pool.in_flight for key, pool in self._pools.items()})
+        blocks = blocks_of(exchange.text)
+        in_flight = {key: pool.in_flight for key, pool in self._pools.items()}
+        instance = pick_instance(ready, in_flight, self._affinity.find(blocks))
+        self._affinity.note(blocks, instance.key)
+        return instance
+
+    def facts_of(self, instance: Instance) -> Facts:
+        """What is known of the model this instance serves."""
+        facts = self._facts.get(instance.key)
+        if facts is None:
+            file = self._view.fleet.models.get((instance.node, instance.model))
+            facts = self._facts[instance.key] = Facts(
+                model=instance.model,
+                context_tokens=instance.context_tokens,
+                slots=max(instance.slots, 1),
+                architecture=file.architecture if file is not None else "",
+                capabilities=frozenset(file.capabilities if file is not None else ("completion",)),
+            )
+        return facts
+
+    def rules_of(self, model: str) -> ModelSettings:
+        """What whoever runs the herd decided about this model's requests."""
+        found = self._settings_of.get(model)
+        if found is None:
+            found = self._settings_of[model] = model_settings(self.settings.models, model)
+        return found
+
+    def fallback_of(self, model: str) -> str | None:
+        """The model to ask when this one cannot be had."""
+        fallback = self.rules_of(model).fallback
+        return self.names.resolve(fallback) if fallback is not None else None
+
+    # Whose turn it is.
+
+    def enter_queue(self, exchange: Exchange) -> bool:
+        """`True`: a slot is free. Raises `QueueIsFull`."""
+        try:
+            return self.admission.enter(exchange.model, exchange.party, exchange)
+        except QueueFull:
+            limit = self.settings.queue_limit
+            text = f"{limit} requests wait for the model {exchange.model!r} already (`gateway.queue_limit`)"
+            raise QueueIsFull(text, retry_after_s=5) from None
+
+    def position_of(self, exchange: Exchange) -> int:
+        return self.admission.position(exchange.model, exchange.party, exchange)
+
+    def _follow(self) -> None:
+        """The herd has changed."""
+        table = self._view.table
+        self.names = Names(table.known, self.settings.aliases, self.settings.default_model)
+        self._facts.clear()
+        self._retire_pools()
+        self.admission.set_capacity(
+            {
+                model: sum(self.rules_of(model).concurrency or max(instance.slots, 1) for instance in ready)
+                for model, ready in table.ready.items()
+            }
+        )
+        for pursuit in self.pursuits:
+            pursuit.wake()
+
+    # Connections.
 
     def pool_of(self, instance: Instance) -> Pool:
         """Connections to this spawn of the instance."""
@@ -249,13 +329,14 @@ class RelayProtocol(HttpToolsProtocol):
             raise HeadTooLarge
         target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
         path = target.partition(b"?")[0]
-        if path not in HOT_ROUTES or self.parser.get_method() != b"POST":
+        route = find_route(self.parser.get_method(), path)
+        if route is None:
             self._start_asgi()
             return
         version = self.parser.get_http_version()
         exchange = Exchange(
             self,
-            path=path,
+            route,
             target=target,
             headers=self.headers,
             keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),

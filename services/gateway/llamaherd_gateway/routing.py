@@ -44,10 +44,20 @@ def build_table(fleet: Fleet) -> Table:
     return Table(ready, tuple(sorted(on_disk | set(ready))))
 
 
-def pick_instance(instances: tuple[Instance, ...], in_flight: Mapping[InstanceKey, int]) -> Instance:
-    """The one with the fewest requests of ours per slot; ties go to the first by name."""
+def pick_instance(
+    instances: tuple[Instance, ...], in_flight: Mapping[InstanceKey, int], cached: Mapping[InstanceKey, int] = {}
+) -> Instance:
+    """The one with a free slot that has most of the request's beginning in its cache, else the least busy.
+
+    `in_flight`: requests being answered; `cached`: blocks of the beginning (`affinity.py`). Busy is requests per
+    slot; ties go to the first by name.
+    """
     if len(instances) == 1:
         return instances[0]
+    free = [instance for instance in instances if in_flight.get(instance.key, 0) < max(instance.slots, 1)]
+    best = max(free, key=lambda instance: cached.get(instance.key, 0), default=None)
+    if best is not None and cached.get(best.key, 0):
+        return best
     return min(instances, key=lambda instance: in_flight.get(instance.key, 0) / max(instance.slots, 1))
 
 

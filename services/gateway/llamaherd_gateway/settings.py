@@ -1,13 +1,26 @@
 """What can be set about the gateway: the mapping `gateway:` of llamaherd.yaml, or `LLAMAHERD_GATEWAY_*`."""
 
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 import msgspec
 
+from llamaherd_gateway.rules import Rules
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.settings import SettingsError
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class ModelSettings(Rules, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """About one model, by its name or a pattern: `gateway.models` in llamaherd.yaml."""
+
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Requests of this gateway that an instance works on at once; unset: as many as it has slots."""
+    fallback: str | None = None
+    """The model that answers when this one cannot be loaded."""
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -15,10 +28,24 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs `insecure`: there are no keys yet."""
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
-    """0: any free port; the log says which."""
+    port: Port = 8080
+    """Every dialect by its paths. 0: any free port; the log says which."""
+    ollama_port: Port = 11434
+    """Where Ollama's clients look first. 0: not listened on. When it is in use, the gateway does without it."""
+    lmstudio_port: Port = 1234
+    """The same for LM Studio's clients."""
     insecure: bool = False
     """Listen on more than loopback although anybody who reaches the port may use the models."""
+    aliases: dict[str, str] = {}
+    """Other names of models. A name may be a pattern: `claude-*: qwen3-8b`."""
+    default_model: str | None = None
+    """What answers to names that mean nothing; unset: those are an error."""
+    models: dict[str, ModelSettings] = {}
+    """By name or pattern; the first that fits counts."""
+    queue_limit: Annotated[int, msgspec.Meta(ge=0)] = 512
+    """Requests that may wait for one model's slots; one more is refused with 503."""
+    queue_timeout_s: Seconds = 600.0
+    """How long a request waits for a slot."""
     load_timeout_s: Seconds = 120.0
     """How long a request waits for a model to be loaded without any progress event."""
     ask_timeout_s: Seconds = 10.0
@@ -46,3 +73,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 f"setting `gateway.host`: {self.host} lets others use the models, and there are no keys yet: "
                 "use 127.0.0.1 behind a proxy that asks who it is, or set `gateway.insecure: true`"
             )
+
+
+def model_settings(models: Mapping[str, ModelSettings], model: str) -> ModelSettings:
+    """What was set about this model: under its own name, else under the first pattern that fits."""
+    if model in models:
+        return models[model]
+    return next((found for pattern, found in models.items() if fnmatchcase(model, pattern)), ModelSettings())

@@ -26,7 +26,7 @@ from llamaherd_shared.events.node import NodeBase
 from llamaherd_shared.projection import Applied, Source
 from llamaherd_shared.streams import EVENTS
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the schema and of the structs in its `content`: another version is another file."""
 
 SCHEMA: Final = """

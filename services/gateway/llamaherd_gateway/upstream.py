@@ -26,6 +26,7 @@ MAX_REQUESTS: Final = 100
 """cpp-httplib's default, used until a server has announced its own."""
 IDLE_CONNECTIONS: Final = 64
 """Kept per instance: each holds a thread of llama-server."""
+STARTS_REMEMBERED: Final = 64
 GONE_GRACE_S: Final = 1.0
 """How long bytes of an instance that has exited may still be under way."""
 
@@ -214,19 +215,19 @@ class Pool:
         self.connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
-        self._starts: dict[bytes, bytes] = {}
+        self._starts: dict[tuple[str, str], bytes] = {}
         self._retired = False
         self.gone = False
         """The process has exited: a connection to its address is to nobody, or to somebody else."""
 
-    def request_start(self, path: bytes) -> bytes:
+    def request_start(self, method: str, path: str) -> bytes:
         """First part of a request's head (`heads.render_request_start`)."""
-        start = self._starts.get(path)
+        start = self._starts.get((method, path))
         if start is None:
-            start = render_request_start(path, self.instance.host, self.instance.port, self._key)
-            # A query string makes a path of its own: do not remember those.
-            if b"?" not in path:
-                self._starts[path] = start
+            start = render_request_start(method, path, self.instance.host, self.instance.port, self._key)
+            # A query string makes a path of its own, and so does what a client writes behind /upstream/.
+            if len(self._starts) < STARTS_REMEMBERED and "?" not in path:
+                self._starts[method, path] = start
         return start
 
     def take(self) -> Connection | None:

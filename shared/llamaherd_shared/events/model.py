@@ -33,6 +33,9 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     """Whether the file carries a chat template."""
     embedding: bool = False
     """Whether it is made for embeddings: the file names a pooling (`<arch>.pooling_type`)."""
+    capabilities: list[str] = []
+    """What it can be asked for, as far as the file tells: of `completion`, `embedding`, `rerank`, `tools`,
+    `thinking`, `insert`, `vision`, `audio`."""
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):

@@ -47,6 +47,10 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     """From the request's last byte to the first byte of the answer's body."""
     waited_ms: float = 0.0
     """Part of `total_ms` spent waiting for the model to be loaded."""
+    queued_ms: float = 0.0
+    """Part of `total_ms` spent waiting for a free slot."""
+    queue_position: int = 0
+    """Place in the model's queue on arrival, 1 being next; 0: it did not have to wait."""
     total_ms: float = 0.0
     """From the request's first byte to the answer's last."""
     bytes_in: int = 0

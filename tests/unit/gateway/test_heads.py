@@ -31,10 +31,11 @@ def test_other_headers_of_an_answer_are_kept() -> None:
 
 
 def test_a_request_head_is_whole() -> None:
-    head = render_request_start(b"/v1/completions?x=1", "::1", 80, "k") + render_request_end(b"accept: a\r\n", b"t", 5)
+    head = render_request_start("POST", "/v1/completions?x=1", "::1", 80, "k")
+    head += render_request_end(b"accept: a\r\n", b"application/json", b"t", 5)
     assert head == (
         b"POST /v1/completions?x=1 HTTP/1.1\r\nhost: [::1]:80\r\nauthorization: Bearer k\r\n"
-        b"accept: a\r\ntraceparent: t\r\ncontent-length: 5\r\n\r\n"
+        b"accept: a\r\ncontent-type: application/json\r\ntraceparent: t\r\ncontent-length: 5\r\n\r\n"
     )
 
 

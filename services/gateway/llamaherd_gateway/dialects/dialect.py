@@ -31,6 +31,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Context of one slot; 0: not known yet."""
     slots: int = 1
     architecture: str = ""
+    quantization: str = ""
+    """e.g. `Q4_K_M`"""
     capabilities: frozenset[str] = frozenset({"completion"})
     """Of `completion`, `embedding`, `tools`, `thinking`, `insert`, `vision`, `audio`."""
 
@@ -111,9 +113,11 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """Body of an error answer; the second argument is the request's id."""
     render_stream_error: Callable[[Problem, str], bytes]
     """The same, in a stream that is passed through as it comes."""
+    streams_events: bool = True
+    """Whether its streams are server-sent events, in which comments may stand."""
     status_of: Callable[[Problem], int] = lambda problem: problem.status
     """Some dialects have their own idea of a status (Anthropic's 529)."""
-    headers: Callable[[str], Sequence[Header]] = lambda request_id: ()
+    headers: Callable[[str], Sequence[Header]] | None = None
     """Headers of the dialect's own, on every answer."""
 
 
@@ -122,6 +126,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     dialect: Dialect
+    method: str = "POST"
     read: Callable[[bytes, Sequence[Header]], Asked]
     """Body and headers -> what was asked. Raises `BadRequest`."""
     call: Callable[[Asked, Facts, Turn], Call] | None = None
@@ -132,6 +137,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """The answer (JSON) to an `Asked` whose action is `load` or `unload`, once that is done."""
     generates: bool = True
     """Whether it takes a slot of llama-server's: those wait in the model's queue."""
+    passive: bool = False
+    """Looks at a model: refused when that is not loaded, rather than loading it."""
     about: str = ""
     """One line for docs/api.md."""
     example: str = ""

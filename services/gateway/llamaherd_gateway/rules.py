@@ -1,0 +1,54 @@
+"""Parameters of requests that whoever runs the herd decides: set, given when missing, taken out, kept in bounds."""
+
+from typing import Any
+
+import msgspec
+
+from llamaherd_gateway.problems import BadRequest
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For the requests to one model. Names are those of the body that llama-server gets (`temperature`)."""
+
+    set: dict[str, Any] = {}
+    """Always this value, whatever the client says."""
+    default: dict[str, Any] = {}
+    """This value when the client says nothing (or `null`)."""
+    strip: tuple[str, ...] = ()
+    """Never passed on."""
+    clamp: dict[str, tuple[float | None, float | None]] = {}
+    """Numbers are moved into [lowest, highest]; `null` leaves that side open."""
+
+    def __bool__(self) -> bool:
+        return bool(self.set or self.default or self.strip or self.clamp)
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def apply_rules(rules: Rules, body: bytes) -> bytes:
+    """The body with the rules applied; values they do not touch stay as they were written."""
+    try:
+        fields: dict[str, Any] = dict(_DECODER.decode(body))
+    except msgspec.MsgspecError as error:
+        raise BadRequest("the request's body must be a JSON object") from error
+    for name in rules.strip:
+        fields.pop(name, None)
+    for name, value in rules.default.items():
+        if bytes(fields.get(name, b"null")) == b"null":
+            fields[name] = value
+    for name, (lowest, highest) in rules.clamp.items():
+        if name in fields:
+            fields[name] = _clamp(fields[name], lowest, highest)
+    fields.update(rules.set)
+    return _ENCODER.encode(fields)
+
+
+def _clamp(value: Any, lowest: float | None, highest: float | None) -> Any:
+    number = msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return value
+    if lowest is not None and number < lowest:
+        return lowest
+    return highest if highest is not None and number > highest else value
