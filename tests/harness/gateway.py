@@ -50,6 +50,11 @@ def free_port() -> int:
         return port
 
 
+def as_variable(value: Any) -> str:
+    """A setting as its variable: mappings and lists as JSON, which is YAML."""
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
 class GatewayProcess:
     """`python -m llamaherd_gateway`, with its output kept."""
 
@@ -65,8 +70,10 @@ class GatewayProcess:
             "LLAMAHERD_NATS_URL": nats_url,
             "LLAMAHERD_SECRET_FILE": str(secret),
             "LLAMAHERD_GATEWAY_PORT": str(self.port),
+            "LLAMAHERD_GATEWAY_OLLAMA_PORT": "0",
+            "LLAMAHERD_GATEWAY_LMSTUDIO_PORT": "0",
         }
-        variables |= {f"LLAMAHERD_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+        variables |= {f"LLAMAHERD_GATEWAY_{name.upper()}": as_variable(value) for name, value in settings.items()}
         self._environment = os.environ | variables
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -1,99 +1,166 @@
-"""Every route that is not relayed, as a small ASGI application: the list of models, health, and the rest as errors."""
+"""Every route that is not relayed, as a small ASGI application: lists of models, health, management, and refusals."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from llamaherd_gateway.dialects.openai import render_models, render_problem
-from llamaherd_gateway.problems import Problem
-from llamaherd_gateway.routes import ROUTES as RELAYED
-from llamaherd_gateway.routing import unknown_model_message
-from llamaherd_gateway.store import View
+from llamaherd_gateway.dialects.dialect import Dialect, Herd, Page, PageRequest, Reply
+from llamaherd_gateway.handlers import Handler, Streaming
+from llamaherd_gateway.paths import Paths
+from llamaherd_gateway.problems import Problem, problem_of
+from llamaherd_gateway.routes import PAGES, dialect_of, find_allowed
+from llamaherd_shared.errors import HerdError
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-MODELS: Final = "/v1/models"
-ROUTES: Final = (
-    *(f"POST {route.path}" for route in RELAYED),
-    f"GET {MODELS}",
-    f"GET {MODELS}/{{id}}",
-    "GET /healthz",
-    "GET /readyz",
-)
+BODY_BYTES: Final = 2**20
+"""Of a request that is not relayed; uploads are read by their handler as they come."""
+
+
+class BodyTooLarge(Exception):
+    """More than `BODY_BYTES`."""
 
 
 class Api:
     """Call it as ASGI."""
 
-    def __init__(self, view: View, readiness: Callable[[], str]) -> None:
-        self._view = view
-        self._readiness = readiness
-        """Why the gateway is not ready; empty when it is."""
+    def __init__(
+        self,
+        home: Dialect,
+        herd: Callable[[], Herd],
+        readiness: Callable[[], str],
+        handlers: Sequence[Handler],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._home, self._herd, self._readiness, self._new_id = home, herd, readiness, new_id
+        """`home`: the listener's dialect, for paths that are nobody's. `readiness`: why the gateway is not ready."""
+        self._pages = Paths[Page](PAGES)
+        self._handlers = Paths[Handler](handlers)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        path, method = scope["path"], scope["method"]
-        reads = method in ("GET", "HEAD")
-        if any(path == route.path for route in RELAYED):
-            await _refuse_method(send, path, method, "POST")
-        elif path in ("/healthz", "/readyz", MODELS) or path.startswith(MODELS + "/"):
-            if not reads:
-                await _refuse_method(send, path, method, "GET, HEAD")
-            elif path == "/healthz":
-                await _answer(send, 200, {"status": "ok"})
-            elif path == "/readyz":
-                await self._ready(send)
-            else:
-                # The raw path: an id may hold an encoded slash.
-                await self._models(send, scope.get("raw_path", path.encode()).decode("latin-1"))
-        else:
-            text = f"there is no {method} {path}; there are: {', '.join(ROUTES)}"
-            await _fail(send, Problem(status=404, message=text, code="unknown_url"))
-
-    async def _ready(self, send: Send) -> None:
-        reason = self._readiness()
-        if reason:
-            await _answer(send, 503, {"status": "not ready", "reason": reason})
-        else:
-            await _answer(send, 200, {"status": "ready"})
-
-    async def _models(self, send: Send, raw_path: str) -> None:
-        models = render_models(self._view.fleet, self._view.table)
-        if raw_path == MODELS:
-            await _answer(send, 200, {"object": "list", "data": models})
+        # The raw path: a model's name may hold an encoded slash.
+        path, method = scope.get("raw_path", scope["path"].encode()).decode("latin-1"), scope["method"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
+            await self._health(path, send)
             return
-        name = unquote(raw_path.removeprefix(MODELS + "/"))
-        found = next((model for model in models if model["id"] == name), None)
-        if found is None:
-            text = unknown_model_message(name, self._view.table.known)
-            await _fail(send, Problem(status=404, message=text, code="model_not_found", param="model"))
+        dialect = dialect_of(path, headers, self._home)
+        request_id = self._new_id()
+        try:
+            reply = await self._reply(method, path, scope, headers, receive, dialect)
+        except HerdError as error:
+            reply = _refusal(problem_of(error), dialect, request_id)
+        if isinstance(reply, Problem):
+            reply = _refusal(reply, dialect, request_id)
+        if isinstance(reply, Streaming):
+            await _stream(reply, send, dialect, request_id)
         else:
-            await _answer(send, 200, found)
+            await _send(send, reply)
+
+    async def _reply(
+        self, method: str, path: str, scope: Scope, headers: dict[str, str], receive: Receive, dialect: Dialect
+    ) -> Reply | Streaming | Problem:
+        pages, handlers = self._pages.find(path), self._handlers.find(path)
+        reads = "GET" if method == "HEAD" else method
+        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+        for handler, parameters in handlers:
+            if handler.method in (method, reads):
+                request = PageRequest(method=method, parameters=parameters, query=query, headers=headers)
+                if handler.takes_body:
+                    request = msgspec.structs.replace(request, body=await _read(receive))
+                return await handler.answer(request, _chunks(receive))
+        fitting = [(page, parameters) for page, parameters in pages if page.method in (method, reads)]
+        if fitting:
+            # Two dialects may share a path: the one that this request speaks.
+            page, parameters = min(fitting, key=lambda found: found[0].dialect is not dialect)
+            body = await _read(receive)
+            request = PageRequest(method=method, parameters=parameters, query=query, headers=headers, body=body)
+            return page.answer(request, self._herd())
+        allowed = {page.method for page, _ in pages} | {handler.method for handler, _ in handlers} | find_allowed(path)
+        if allowed:
+            text = f"{path} takes {', '.join(sorted(allowed))}, not {method}"
+            return Problem(status=405, message=text, code="method_not_allowed", extra={"allow": sorted(allowed)})
+        text = f"there is no {method} {path}; docs/api.md lists what there is"
+        return Problem(status=404, message=text, code="unknown_url")
+
+    async def _health(self, path: str, send: Send) -> None:
+        reason = "" if path == "/healthz" else self._readiness()
+        if reason:
+            await _send(send, _json({"status": "not ready", "reason": reason}, 503))
+        else:
+            await _send(send, _json({"status": "ok" if path == "/healthz" else "ready"}))
 
 
-async def _refuse_method(send: Send, path: str, method: str, allowed: str) -> None:
-    problem = Problem(status=405, message=f"{path} takes {allowed}, not {method}", code="method_not_allowed")
-    await _fail(send, problem, [(b"allow", allowed.encode())])
+async def _read(receive: Receive) -> bytes:
+    parts, size = [], 0
+    async for part in _chunks(receive):
+        size += len(part)
+        if size > BODY_BYTES:
+            raise BodyTooLarge
+        parts.append(part)
+    return b"".join(parts)
 
 
-async def _fail(send: Send, problem: Problem, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    await _send(send, problem.status, render_problem(problem), headers or [])
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """The request's body as it comes. Raises `ConnectionError` when the client leaves before its end."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the client has left")
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
 
 
-async def _answer(send: Send, status: int, content: Any) -> None:
-    await _send(send, status, msgspec.json.encode(content), [])
+def _json(content: Any, status: int = 200) -> Reply:
+    return Reply(body=msgspec.json.encode(content), status=status)
 
 
-async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+def _refusal(problem: Problem, dialect: Dialect, request_id: str) -> Reply:
+    allow = problem.extra.get("allow")
+    if allow is not None:
+        problem = msgspec.structs.replace(problem, extra={})
+    headers = [*(dialect.headers(request_id) if dialect.headers is not None else ())]
+    if allow is not None:
+        headers.append((b"allow", ", ".join(allow).encode()))
+    if problem.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
+    return Reply(
+        body=dialect.render_problem(problem, request_id), status=dialect.status_of(problem), headers=tuple(headers)
+    )
+
+
+async def _send(send: Send, reply: Reply) -> None:
     headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *headers,
+        (b"content-type", reply.content_type.encode()),
+        (b"content-length", str(len(reply.body)).encode()),
+        *reply.headers,
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _stream(reply: Streaming, send: Send, dialect: Dialect, request_id: str) -> None:
+    """Records as they come; an error after the first becomes the last record."""
+    started = False
+    try:
+        async for record in reply.records:
+            if not started:
+                started = True
+                headers = [(b"content-type", reply.content_type.encode()), (b"x-accel-buffering", b"no")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": record, "more_body": True})
+    except HerdError as error:
+        problem = problem_of(error)
+        if not started:
+            await _send(send, _refusal(problem, dialect, request_id))
+            return
+        record = dialect.render_stream_error(problem, request_id)
+        await send({"type": "http.response.body", "body": record, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -4,20 +4,27 @@ import asyncio
 import contextlib
 import errno
 import gc
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from uvicorn.config import Config
 
 from llamaherd_gateway.api import Api
+from llamaherd_gateway.cards import build_cards
+from llamaherd_gateway.dialects.dialect import Dialect, Herd
+from llamaherd_gateway.dialects.openai import OPENAI
 from llamaherd_gateway.loading import Loader
 from llamaherd_gateway.relay import Relay, RelayProtocol
+from llamaherd_gateway.routes import LMSTUDIO, OLLAMA
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
+from llamaherd_shared import __version__
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.projection import Follower
-from llamaherd_shared.service import Service
+from llamaherd_shared.service import Service, new_id
 from llamaherd_shared.tasks import end
 
 BACKLOG: Final = 2048
@@ -46,10 +53,14 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
             return "the projection has not caught up with the log yet"
         return "" if bus.connected else "the bus is away; models that are loaded are served all the same"
 
+    def herd() -> Herd:
+        cards = build_cards(view.fleet, view.table, relay.names.aliases, relay.expires_ns())
+        return Herd(cards=cards, now_ns=time.time_ns(), version=__version__)
+
     tasks = [asyncio.create_task(follower.run()), asyncio.create_task(relay.sweep())]
     try:
-        server = await _listen(Api(view, readiness), relay, settings)
-        host, port = server.sockets[0].getsockname()[:2]
+        servers = await _listen(lambda home: Api(home, herd, readiness, (), new_id), relay, settings, log)
+        host, port = servers[0].sockets[0].getsockname()[:2]
         _settle_memory()
         log.info("listening", address=f"http://{host}:{port}/v1")
         if not is_loopback(host):
@@ -60,7 +71,7 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         await asyncio.wait({stopping, *tasks[:2]}, return_when=asyncio.FIRST_COMPLETED)
         service.ready(False)
         stopping.cancel()
-        await _drain(server, relay, settings.drain_timeout_s)
+        await _drain(servers, relay, settings.drain_timeout_s)
         for task in tasks[:2]:
             if task.done() and not task.cancelled():
                 task.result()
@@ -84,7 +95,33 @@ async def _announce(service: Service, follower: Follower) -> None:
     service.ready()
 
 
-async def _listen(api: Api, relay: Relay, settings: GatewaySettings) -> asyncio.Server:
+async def _listen(
+    make_api: Callable[[Dialect], Api], relay: Relay, settings: GatewaySettings, log: Any
+) -> list[asyncio.Server]:
+    """The main listener first. The ports of Ollama and LM Studio may be taken by themselves: that is no error."""
+    host, main = settings.host, settings.port
+    servers: list[asyncio.Server] = []
+    for name, port, dialect in (
+        ("port", main, OPENAI),
+        ("ollama_port", settings.ollama_port, OLLAMA),
+        ("lmstudio_port", settings.lmstudio_port, LMSTUDIO),
+    ):
+        if port == 0 and servers:
+            continue
+        try:
+            servers.append(await _listen_on(make_api(dialect), relay, host, port, dialect))
+        except OSError as error:
+            why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+            if not servers or error.errno != errno.EADDRINUSE:
+                for server in servers:
+                    server.close()
+                text = f"cannot listen on {host}:{port}: {why} (`gateway.host`, `gateway.{name}`)"
+                raise Unavailable(text) from error
+            log.warning(f"{host}:{port} is in use: going on without it (`gateway.{name}`; 0 switches it off)")
+    return servers
+
+
+async def _listen_on(api: Api, relay: Relay, host: str, port: int, dialect: Dialect) -> asyncio.Server:
     """uvicorn's protocol on a socket of ours: signals and shutdown are the service's business, not uvicorn's."""
     config = Config(
         api,
@@ -97,19 +134,13 @@ async def _listen(api: Api, relay: Relay, settings: GatewaySettings) -> asyncio.
     )
     config.load()
     loop = asyncio.get_running_loop()
-    try:
-        return await loop.create_server(
-            lambda: RelayProtocol(config, relay), settings.host, settings.port, backlog=BACKLOG
-        )
-    except OSError as error:
-        why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        address = f"{settings.host}:{settings.port}"
-        raise Unavailable(f"cannot listen on {address}: {why} (`gateway.host`, `gateway.port`)") from error
+    return await loop.create_server(lambda: RelayProtocol(config, relay, dialect), host, port, backlog=BACKLOG)
 
 
-async def _drain(server: asyncio.Server, relay: Relay, timeout_s: float) -> None:
+async def _drain(servers: Sequence[asyncio.Server], relay: Relay, timeout_s: float) -> None:
     """Take no more connections, let what is in flight finish, then end it."""
-    server.close()
+    for server in servers:
+        server.close()
     connections = relay.server_state.connections
     for protocol in list(connections):
         protocol.shutdown()

@@ -302,7 +302,10 @@ class Exchange:
     def use_model(self, model: str) -> None:
         """The model that will answer: a place in its queue, instead of any other one. Raises `QueueIsFull`."""
         self._leave_queue()
+        if self._known:
+            self.relay.residency.end(self.model, None, time.monotonic())
         self.model, self._known = model, True
+        self.relay.residency.begin(model)
         if self.asked.action == "call" and self.route.generates:
             self._holds_slot = self.relay.enter_queue(self)
             if not self._holds_slot:
@@ -503,6 +506,8 @@ class Exchange:
         self._parts, self._headers, self._body = [], [], b""
         self._leave_queue()
         now = time.monotonic()
+        if self._known:
+            self.relay.residency.end(self.model, self.asked.keep_alive_s, now)
         self._end = (outcome, status, error, now, time.time_ns())
         self.relay.record(self)
 

@@ -16,8 +16,7 @@ from uvicorn.server import ServerState
 
 from llamaherd_gateway.admission import Admission, QueueFull
 from llamaherd_gateway.affinity import Affinity, blocks_of
-from llamaherd_gateway.dialects.dialect import Facts
-from llamaherd_gateway.dialects.openai import render_problem
+from llamaherd_gateway.dialects.dialect import Dialect, Facts
 from llamaherd_gateway.exchange import Exchange
 from llamaherd_gateway.heads import render_status_line
 from llamaherd_gateway.loading import Loader
@@ -26,6 +25,7 @@ from llamaherd_gateway.packing import Backlog
 from llamaherd_gateway.problems import Problem
 from llamaherd_gateway.projection import Instance, InstanceKey
 from llamaherd_gateway.pursuit import Pursuit
+from llamaherd_gateway.residency import Residency
 from llamaherd_gateway.routes import find_route
 from llamaherd_gateway.routing import UnknownModel, pick_instance, unknown_model_message
 from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_settings
@@ -33,7 +33,7 @@ from llamaherd_gateway.spans import span_attributes, span_name
 from llamaherd_gateway.store import View
 from llamaherd_gateway.upstream import Pool
 from llamaherd_shared.bus import Bus
-from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import encode_event
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
@@ -79,9 +79,11 @@ class Relay:
         self.pursuits: set[Pursuit] = set()
         """Of requests that wait for a load or a slot."""
         self.names = Names((), {}, None)
+        self.residency = Residency()
         self._affinity = Affinity()
         self._facts: dict[InstanceKey, Facts] = {}
         self._settings_of: dict[str, ModelSettings] = {}
+        self._unloading: set[asyncio.Task[None]] = set()
         view.on_change.append(self._follow)
         self._follow()
 
@@ -135,6 +137,25 @@ class Relay:
         """The model to ask when this one cannot be had."""
         fallback = self.rules_of(model).fallback
         return self.names.resolve(fallback) if fallback is not None else None
+
+    # How long it stays.
+
+    def expires_ns(self) -> dict[str, int]:
+        """Models that will be unloaded if nothing is asked of them -> when, Unix nanoseconds."""
+        now, now_ns = time.monotonic(), time.time_ns()
+        due = {model: self.residency.until_s(model, now) for model in self._view.table.ready}
+        return {model: now_ns + int((until - now) * 1e9) for model, until in due.items() if until is not None}
+
+    def _unload(self, model: str) -> None:
+        async def unload() -> None:
+            try:
+                await self.loader.unload(model)
+            except HerdError as error:
+                self.log.warning("an idle model could not be unloaded", model=model, reason=error.message)
+
+        task = asyncio.create_task(unload())
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
 
     # Whose turn it is.
 
@@ -246,6 +267,8 @@ class Relay:
             for protocol in list(self.server_state.connections):
                 if isinstance(protocol, RelayProtocol):
                     protocol.check(now)
+            for model in self.residency.take_due(now):
+                self._unload(model)
             if self._dropped:
                 self.log.warning("requests were served that the bus could not take note of", dropped=self._dropped)
                 self._dropped = 0
@@ -255,9 +278,9 @@ class Relay:
 class RelayProtocol(HttpToolsProtocol):
     """One client connection."""
 
-    def __init__(self, config: Config, relay: Relay) -> None:
+    def __init__(self, config: Config, relay: Relay, home: Dialect) -> None:
         super().__init__(config, relay.server_state, {})
-        self.relay = relay
+        self.relay, self._home = relay, home
         self._max_head_bytes = relay.settings.max_head_bytes
         self._exchange: Exchange | None = None
         """Whose turn it is."""
@@ -440,7 +463,7 @@ class RelayProtocol(HttpToolsProtocol):
         too_large = error is None or isinstance(error.__context__, HeadTooLarge)
         limit = self.relay.settings.max_head_bytes
         message = f"the request's head is larger than {limit} bytes" if too_large else f"not an HTTP request: {error}"
-        body = render_problem(Problem(status=431 if too_large else 400, message=message))
+        body = self._home.render_problem(Problem(status=431 if too_large else 400, message=message), "")
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(render_status_line(431 if too_large else 400) + head + body)
         self.loop.call_later(LINGER_S, self.transport.close)
