@@ -3,6 +3,8 @@
 A refusal travels as the error's kind and sentence (`errors.py`) and is raised again at the caller.
 """
 
+from typing import Final
+
 import msgspec
 
 from llamaherd_shared.events.line import Level, Line
@@ -94,3 +96,122 @@ class Lines(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[StoredLine]
     dropped: int = 0
     """Lines the sources had to give up over all time, as far as known."""
+
+
+class DescribeModel(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.describe`). Reads the head of the model's file, never loads it."""
+
+    model: str
+    verbose: bool = False
+    """Long arrays too, as far as they fit into the answer."""
+
+
+class TensorDescription(msgspec.Struct, frozen=True):
+    name: str
+    type: str
+    """As llama.cpp names it, e.g. `Q8_0`."""
+    shape: list[int]
+    """In the file's order: the first dimension is the innermost."""
+
+
+class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's file says about itself."""
+
+    node: str
+    model: str
+    path: str
+    size_bytes: int
+    modified_ns: int
+    metadata: dict[str, bool | int | float | str | list[bool | int | float | str | None] | None]
+    """The file's key-values, without the chat template. An array of more than five items is an empty list; a number
+    that JSON cannot hold is `null`."""
+    emptied: list[str]
+    """Keys in `metadata` whose value was left out: long arrays, and what would not fit into the answer."""
+    chat_template: str
+    """Empty when it has none."""
+    tensors: list[TensorDescription]
+    """Of all files of a split model."""
+
+
+LISTING_TIMEOUT_S: Final = 30.0
+"""How long a caller of `pull` has to wait: the hub is asked for the list of files before the answer."""
+DELETE_TIMEOUT_S: Final = 90.0
+"""How long a caller of `delete` has to wait: requests in flight finish before the model is unloaded."""
+
+
+class PullModel(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.pull`): get a model, from a hub's repository or from a URL.
+
+    Pulling what is being pulled already joins that pull. Pulling what is there already finishes once its checksum
+    was compared.
+    """
+
+    repository: str = ""
+    """`owner/name`, with or without `:quantization` behind it and `hf.co/` before it."""
+    quantization: str = ""
+    """E.g. `Q8_0`, or the name of a file. Empty: `Q4_K_M`, else `Q8_0`, else the only one there is."""
+    revision: str = "main"
+    """Branch, tag or commit of the repository."""
+    name: str = ""
+    """What the model will be called here; empty: as its file is. Needed with a `url` that ends in no `.gguf` name."""
+    url: str = ""
+    """Instead of a repository: where one whole file is, by HTTP or HTTPS."""
+    sha256: str = ""
+    """Of the file at `url`; 64 hexadecimal digits. Empty: not compared."""
+    token: str = ""
+    """Bearer token for the repository or URL; never logged and in no event."""
+    replace: bool = False
+    """With a `url`: take the place of another file that was saved under this name."""
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("token", "url")}
+        return f"PullModel({', '.join(f'{name}={value!r}' for name, value in shown.items() if value)})"
+
+
+class PullAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The pull goes on by itself; follow its facts under `ev.pull.<node>.<pull>`."""
+
+    node: str
+    pull: str
+    model: str
+    """The name the model will have."""
+    total_bytes: int = 0
+    """0: not known yet."""
+    done_bytes: int = 0
+    joined: bool = False
+    """Whether it had been running before."""
+    present: bool = False
+    """Whether the files are there already and only their checksums are compared."""
+    sequence: int = 0
+    """Of the pull's last fact when the command was accepted; 0: none is stored yet."""
+
+
+class CancelPull(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.pull-cancel`). Ends the pull for everybody who waits for it."""
+
+    pull: str
+    discard: bool = False
+    """Delete what has come; without it the next pull goes on there."""
+
+
+class PullCancelled(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    pull: str
+    model: str
+
+
+class DeleteModel(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.delete`): remove a model's files from the models folder."""
+
+    model: str
+    unload: bool = False
+    """Unload it first; without it, a loaded model is not deleted (`Conflict`)."""
+
+
+class ModelDeleted(msgspec.Struct, frozen=True, kw_only=True):
+    """It is gone; `model.removed.v1` says so too."""
+
+    node: str
+    model: str
+    paths: list[str]
+    """The files that were removed."""

@@ -40,13 +40,20 @@ class Subject(msgspec.Struct, frozen=True):
 TABLE: Final[tuple[Subject, ...]] = (
     Subject("ev.instance.<node>.<model>.<index>", "supervisor", "gateway, metrics, ui", "facts about one llama-server"),
     Subject("ev.model.<node>.<model>", "supervisor", "gateway, ui", "facts about one model file"),
+    Subject("ev.pull.<node>.<pull>", "supervisor", "gateway, ui", "facts about one download of a model"),
     Subject("ev.node.<node>", "supervisor", "gateway, ui", "facts about one host"),
+    Subject("ev.access.<key>", "ui", "gateway, ui", "facts about one API key; never the key itself"),
+    Subject("ev.alias.<alias>", "gateway", "gateway, ui", "facts about another name for a model"),
     Subject("req.<node>.<model>.<outcome>", "gateway", "ui", "one fact per request served; never prompts"),
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
     Subject("presence.<node>.<service>", "every service", "supervisor, metrics, ui", "who is alive; expires by itself"),
+    Subject("usage.<gateway>", "gateway", "gateway", "what each API key has used, for shared limits; kept nowhere"),
     Subject(
-        "cmd.supervisor.<node>.<verb>", "gateway, supervisor, ui", "supervisor", "load, unload, whois: answered at once"
+        "cmd.supervisor.<node>.<verb>",
+        "gateway, supervisor, ui",
+        "supervisor",
+        "load, unload, whois: answered at once; describe, pull, pull-cancel, delete",
     ),
     Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),
     Subject("cmd.logs.<verb>", "ui", "logs", "query"),
@@ -66,8 +73,17 @@ class Subjects(msgspec.Struct, frozen=True):
     def model(self, node: str, model: str) -> str:
         return f"{self.prefix}.ev.model.{encode_token(node)}.{encode_token(model)}"
 
+    def pull(self, node: str, pull: str) -> str:
+        return f"{self.prefix}.ev.pull.{encode_token(node)}.{encode_token(pull)}"
+
     def node(self, node: str) -> str:
         return f"{self.prefix}.ev.node.{encode_token(node)}"
+
+    def access(self, key: str) -> str:
+        return f"{self.prefix}.ev.access.{encode_token(key)}"
+
+    def alias(self, alias: str) -> str:
+        return f"{self.prefix}.ev.alias.{encode_token(alias)}"
 
     def request(self, node: str, model: str, outcome: str) -> str:
         return f"{self.prefix}.req.{encode_token(node)}.{encode_token(model)}.{outcome}"
@@ -80,6 +96,9 @@ class Subjects(msgspec.Struct, frozen=True):
 
     def presence(self, node: str, service: str) -> str:
         return f"{self.prefix}.presence.{encode_token(node)}.{encode_token(service)}"
+
+    def usage(self, gateway: str) -> str:
+        return f"{self.prefix}.usage.{encode_token(gateway)}"
 
     def command(self, service: str, verb: str, *, node: str | None = None) -> str:
         """A command's subject; with `node`, the service on that host, else any one of them."""

@@ -121,7 +121,7 @@ class GatewayProcess:
 async def flood(gateway: GatewayProcess, model: str, *, count: int, connections: int = 8) -> list[str]:
     """So many short requests as fast as they are answered; answers what the gateway calls them."""
     content = json.dumps({"model": model, "content": "x"}).encode()
-    request = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+    request = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
     ids: list[str] = []
 
     async def work() -> None:

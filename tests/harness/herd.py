@@ -19,6 +19,8 @@ from llamaherd.launcher.llama_server import find_llama_server
 
 T = TypeVar("T")
 
+QUIET_PORTS = {"LLAMAHERD_GATEWAY_OLLAMA_PORT": "0", "LLAMAHERD_GATEWAY_LMSTUDIO_PORT": "0"}
+"""Tests that run side by side must not fight for the well-known ones."""
 READY_S = 60.0
 STOP_S = 30.0
 
@@ -47,7 +49,7 @@ class Herd:
         self.gateway_url = f"http://127.0.0.1:{self.port}"
         self.ui_url = f"http://127.0.0.1:{self.ui_port}"
         self.arguments = arguments
-        self.environ = {**os.environ, "LLAMAHERD_URL": self.ui_url, "NO_COLOR": "1", **(environ or {})}
+        self.environ = {**os.environ, "LLAMAHERD_URL": self.ui_url, "NO_COLOR": "1", **QUIET_PORTS, **(environ or {})}
         self.environ.setdefault("LLAMAHERD_LLAMA_SERVER", str(llama_server_or_none() or ""))
         if not self.environ["LLAMAHERD_LLAMA_SERVER"]:
             del self.environ["LLAMAHERD_LLAMA_SERVER"]

@@ -63,7 +63,7 @@ async def send(gateway: GatewayProcess, body: Any) -> tuple[asyncio.StreamReader
     content = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
     )
     return reader, writer
 
@@ -249,13 +249,13 @@ def test_silence_is_ended_by_deadlines(nats: NatsServer, start: Callable[..., Ga
 
         async def half_a_body() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
             assert (await reader.read()).startswith(b"HTTP/1.1 408")
             writer.close()
 
         async def idle() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 200")
             writer.close()
 

@@ -14,8 +14,9 @@ FOLDERS = {
 }
 
 SHELL = {
-    "__main__", "api", "app", "asking", "bus", "docs", "edge", "exchange", "gguf_file", "handlers", "host", "loading", "models",
-    "nvml", "process", "pursuit", "relay", "settings", "store", "tail", "telemetry", "upstream",
+    "__main__", "actions", "api", "app", "asking", "blobs", "bus", "docs", "edge", "exchange", "gguf_file", "handlers",
+    "host", "loading", "models", "nvml", "process", "pursuit", "relay", "settings", "store", "tail", "telemetry",
+    "upstream",
 }  # fmt: skip
 """File names allowed to touch the outside world, wherever they stand. Every other module is core."""
 
@@ -28,6 +29,10 @@ SHELL_PATHS = {
     "llamaherd_shared/tasks.py",
     "llamaherd/client.py",
     "llamaherd/console.py",
+    "llamaherd_supervisor/files.py",
+    "llamaherd_supervisor/pulls/fetch.py",
+    "llamaherd_supervisor/pulls/hub.py",
+    "llamaherd_supervisor/pulls/part_file.py",
 }
 
 IO = {

@@ -6,8 +6,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from llamaherd_gateway.cors import Preflight
 from llamaherd_gateway.dialects.dialect import Dialect, Herd, Page, PageRequest, Reply
+from llamaherd_gateway.guard import Guard
 from llamaherd_gateway.handlers import Handler, Streaming
+from llamaherd_gateway.heads import Header
 from llamaherd_gateway.paths import Paths
 from llamaherd_gateway.problems import Problem, problem_of
 from llamaherd_gateway.routes import PAGES, dialect_of, find_allowed
@@ -34,8 +37,10 @@ class Api:
         herd: Callable[[], Herd],
         readiness: Callable[[], str],
         handlers: Sequence[Handler],
+        guard: Guard,
         new_id: Callable[[], str],
     ) -> None:
+        self._guard = guard
         self._home, self._herd, self._readiness, self._new_id = home, herd, readiness, new_id
         """`home`: the listener's dialect, for paths that are nobody's. `readiness`: why the gateway is not ready."""
         self._pages = Paths[Page](PAGES)
@@ -44,11 +49,15 @@ class Api:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
+        cors = scope["extensions"]["llamaherd.cors"]["headers"]
         # The raw path: a model's name may hold an encoded slash.
         path, method = scope.get("raw_path", scope["path"].encode()).decode("latin-1"), scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
-            await self._health(path, send)
+            await _send(send, self._health(path), cors)
+            return
+        if method == "OPTIONS" and (preflight := self._preflight(headers)) is not None:
+            await _send(send, Reply(body=b"", status=preflight.status), preflight.headers)
             return
         dialect = dialect_of(path, headers, self._home)
         request_id = self._new_id()
@@ -59,9 +68,9 @@ class Api:
         if isinstance(reply, Problem):
             reply = _refusal(reply, dialect, request_id)
         if isinstance(reply, Streaming):
-            await _stream(reply, send, dialect, request_id)
+            await _stream(reply, send, dialect, request_id, cors)
         else:
-            await _send(send, reply)
+            await _send(send, reply, cors)
 
     async def _reply(
         self, method: str, path: str, scope: Scope, headers: dict[str, str], receive: Receive, dialect: Dialect
@@ -89,12 +98,18 @@ class Api:
         text = f"there is no {method} {path}; docs/api.md lists what there is"
         return Problem(status=404, message=text, code="unknown_url")
 
-    async def _health(self, path: str, send: Send) -> None:
+    def _health(self, path: str) -> Reply:
         reason = "" if path == "/healthz" else self._readiness()
         if reason:
-            await _send(send, _json({"status": "not ready", "reason": reason}, 503))
-        else:
-            await _send(send, _json({"status": "ok" if path == "/healthz" else "ready"}))
+            return _json({"status": "not ready", "reason": reason}, 503)
+        return _json({"status": "ok" if path == "/healthz" else "ready"})
+
+    def _preflight(self, headers: dict[str, str]) -> Preflight | None:
+        def value(name: str) -> bytes | None:
+            return headers[name].encode("latin-1") if name in headers else None
+
+        asked = value("access-control-request-method"), value("access-control-request-headers")
+        return self._guard.preflight(value("origin"), value("host"), *asked)
 
 
 async def _read(receive: Receive) -> bytes:
@@ -136,30 +151,31 @@ def _refusal(problem: Problem, dialect: Dialect, request_id: str) -> Reply:
     )
 
 
-async def _send(send: Send, reply: Reply) -> None:
-    headers = [
-        (b"content-type", reply.content_type.encode()),
-        (b"content-length", str(len(reply.body)).encode()),
-        *reply.headers,
-    ]
+async def _send(send: Send, reply: Reply, cors: tuple[Header, ...]) -> None:
+    headers = [*reply.headers, *cors]
+    if reply.status != 204:
+        headers.append((b"content-type", reply.content_type.encode()))
+        headers.append((b"content-length", str(len(reply.body)).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def _stream(reply: Streaming, send: Send, dialect: Dialect, request_id: str) -> None:
+async def _stream(reply: Streaming, send: Send, dialect: Dialect, request_id: str, cors: tuple[Header, ...]) -> None:
     """Records as they come; an error after the first becomes the last record."""
     started = False
     try:
         async for record in reply.records:
             if not started:
                 started = True
-                headers = [(b"content-type", reply.content_type.encode()), (b"x-accel-buffering", b"no")]
+                headers = [(b"content-type", reply.content_type.encode()), (b"x-accel-buffering", b"no"), *cors]
+                if reply.length is not None:
+                    headers.append((b"content-length", b"%d" % reply.length))
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": record, "more_body": True})
     except HerdError as error:
         problem = problem_of(error)
         if not started:
-            await _send(send, _refusal(problem, dialect, request_id))
+            await _send(send, _refusal(problem, dialect, request_id), cors)
             return
         record = dialect.render_stream_error(problem, request_id)
         await send({"type": "http.response.body", "body": record, "more_body": True})

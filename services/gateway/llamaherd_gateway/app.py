@@ -4,20 +4,26 @@ import asyncio
 import contextlib
 import errno
 import gc
+import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from uvicorn.config import Config
 
+from llamaherd_gateway.actions import Actions
 from llamaherd_gateway.api import Api
+from llamaherd_gateway.blobs import Blobs
 from llamaherd_gateway.cards import build_cards
 from llamaherd_gateway.dialects.dialect import Dialect, Herd
+from llamaherd_gateway.dialects.lmstudio import LMSTUDIO
+from llamaherd_gateway.dialects.ollama import OLLAMA
 from llamaherd_gateway.dialects.openai import OPENAI
+from llamaherd_gateway.handlers import LmStudioHandlers, OllamaHandlers, OpenAiHandlers
 from llamaherd_gateway.loading import Loader
 from llamaherd_gateway.relay import Relay, RelayProtocol
-from llamaherd_gateway.routes import LMSTUDIO, OLLAMA
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
 from llamaherd_shared import __version__
@@ -46,7 +52,16 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         load_timeout_s=settings.load_timeout_s,
         ask_timeout_s=settings.ask_timeout_s,
     )
-    relay = Relay(settings=settings, node=common.node, secret=secret, view=view, loader=loader, bus=bus, log=log)
+    relay = Relay(
+        settings=settings,
+        node=common.node,
+        secret=secret,
+        view=view,
+        loader=loader,
+        bus=bus,
+        log=log,
+        own_names=own_names(settings.host),
+    )
 
     def readiness() -> str:
         if not follower.caught_up.is_set():
@@ -59,7 +74,15 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
 
     tasks = [asyncio.create_task(follower.run()), asyncio.create_task(relay.sweep())]
     try:
-        servers = await _listen(lambda home: Api(home, herd, readiness, (), new_id), relay, settings, log)
+        actions = Actions(view, bus, loader, herd=herd, names=lambda: relay.names)
+        blobs = Blobs(common.data_dir / "blobs")
+        handlers = (
+            *OllamaHandlers(actions, blobs, address=own_address(settings)).table(),
+            *LmStudioHandlers(actions).table(),
+            *OpenAiHandlers(actions).table(),
+        )
+        make_api = partial(Api, herd=herd, readiness=readiness, handlers=handlers, guard=relay.guard, new_id=new_id)
+        servers = await _listen(make_api, relay, settings, log)
         host, port = servers[0].sockets[0].getsockname()[:2]
         _settle_memory()
         log.info("listening", address=f"http://{host}:{port}/v1")
@@ -78,6 +101,22 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
     finally:
         await end(*tasks)
         projection.close()
+
+
+def own_names(host: str) -> frozenset[str] | None:
+    """This machine's names, by which a request on loopback may call it; `None` when others may call it anyhow."""
+    if not is_loopback(host):
+        return None
+    name = socket.gethostname().lower()
+    return frozenset({name, name.partition(".")[0], host.lower()})
+
+
+def own_address(settings: GatewaySettings) -> str:
+    """Where a supervisor reaches this gateway, to fetch a file that a client has sent."""
+    host = settings.host
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def read_secret(path: Path | None) -> bytes:

@@ -10,10 +10,13 @@ from itertools import count
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from llamaherd_gateway.answer import Answer
 from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
 from llamaherd_gateway.heads import FORWARDED, Header, render_request_end
 from llamaherd_gateway.inflating import inflate, is_inflatable
+from llamaherd_gateway.presets import apply_preset
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, problem_of, read_error
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.pursuit import ATTEMPTS, Pursuit
@@ -106,8 +109,11 @@ class Exchange:
         keep_alive: bool,
         http_1_0: bool,
         began: float,
+        cors: bytes = b"",
     ) -> None:
+        """`cors`: header lines of the answer that tell a browser which pages may read it."""
         self.keep_alive = keep_alive
+        self._cors = cors
         self._protocol, self.relay = protocol, protocol.relay
         self.route, self._target = route, target
         self._number = next(_numbers)
@@ -266,15 +272,16 @@ class Exchange:
             call = Call(path=self._target.decode("latin-1"), body=asked.body, content_type=self._content_type)
         else:
             call = route.call(asked, self.facts_of(instance), self.turn())
+        content_type = call.content_type
+        if call.body is asked.body and self._content_type:
+            content_type = self._content_type  # a form keeps its boundary
+        alias = self.relay.alias_of(asked.model)
+        if alias is not None and route.generates and content_type.startswith(b"application/json"):
+            call = msgspec.structs.replace(call, body=apply_preset(alias, call.body))
         rules = self.relay.rules_of(self.model)
-        if rules and route.generates and call.content_type.startswith(b"application/json"):
-            return Call(
-                path=call.path,
-                body=apply_rules(rules, call.body),
-                translation=call.translation,
-                content_type=call.content_type,
-            )
-        return call
+        if rules and route.generates and content_type.startswith(b"application/json"):
+            call = msgspec.structs.replace(call, body=apply_rules(rules, call.body))
+        return msgspec.structs.replace(call, content_type=content_type)
 
     def facts_of(self, instance: Instance) -> Facts:
         return self.relay.facts_of(instance)
@@ -408,11 +415,12 @@ class Exchange:
     # The answer.
 
     def _own_headers(self) -> bytes:
-        return b"%bx-request-id: %b%08x\r\ntraceparent: %b\r\n%b%b\r\n" % (
+        return b"%bx-request-id: %b%08x\r\ntraceparent: %b\r\n%b%b%b\r\n" % (
             self.relay.date_header,
             _BOOT_BYTES,
             self._number,
             self._traceparent,
+            self._cors,
             self._dialect_headers(),
             b"" if self.keep_alive else b"connection: close\r\n",
         )

@@ -1,5 +1,6 @@
 """HTTP heads: which headers go where, and their bytes (RFC 9110, section 7.6.1 on what must not be forwarded)."""
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -56,6 +57,12 @@ def render_request_end(forwarded: bytes, content_type: bytes, traceparent: bytes
 def keep_header(name: bytes) -> bool:
     """Whether a llama-server's response header (lower case) goes to the client."""
     return name not in NOT_RETURNED and not name.startswith(b"access-control-")
+
+
+@lru_cache(maxsize=64)
+def render_headers(headers: tuple[Header, ...]) -> bytes:
+    """Whole header lines. Remembered: what browsers are told is the same for most requests."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def render_status_line(status: int) -> bytes:

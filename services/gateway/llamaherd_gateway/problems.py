@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import msgspec
 
-from llamaherd_gateway.routing import UnknownModel
 from llamaherd_shared.errors import HerdError, NotFound, Rejected, Unavailable, http_status
 
 ERROR_BODY_BYTES: Final = 64 * 1024
@@ -40,6 +39,10 @@ class BadRequest(Rejected):
         self.status, self.code, self.param = status, code, param
 
 
+class UnknownModel(NotFound):
+    """No node has a file for this name, and no alias means one."""
+
+
 def problem_of(error: HerdError) -> Problem:
     """The answer to an expected failure."""
     status = http_status(error)
@@ -51,7 +54,8 @@ def problem_of(error: HerdError) -> Problem:
         case NotFound():
             return Problem(status=404, message=error.message, code="not_found")
         case Unavailable():
-            return Problem(status=503, message=error.message, code="unavailable", retry_after_s=error.retry_after_s)
+            code = getattr(error, "code", "unavailable")
+            return Problem(status=503, message=error.message, code=code, retry_after_s=error.retry_after_s)
         case _:
             return Problem(status=status, message=error.message, code=error.kind)
 

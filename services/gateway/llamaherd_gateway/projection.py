@@ -3,10 +3,13 @@
 Every function here folds what has happened and therefore never raises. `store.py` keeps the same rows in SQLite.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from llamaherd_gateway.keys import Keyring, evolve_keys
+from llamaherd_shared.events.access import AccessBase
+from llamaherd_shared.events.alias import AliasBase, AliasSet
 from llamaherd_shared.events.instance import (
     InstanceBase,
     InstanceDraining,
@@ -19,6 +22,13 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.events.model import ModelBase, ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeBase, NodeJoined
+from llamaherd_shared.events.pull import PullBase, PullFailed, PullFinished, PullProgressed, PullStarted
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+PULLS_KEPT: Final = 200
+"""Downloads that clients may still ask about; the oldest are forgotten."""
 
 State = Literal["stopped", "loading", "ready", "draining", "stopping", "backoff", "failed"]
 InstanceKey = tuple[str, str, int]
@@ -94,31 +104,117 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.node}/{self.model}/{self.index}"
 
 
+class Alias(msgspec.Struct, frozen=True, kw_only=True):
+    """Another name for a model, made by a client."""
+
+    alias: str
+    model: str
+    system: str = ""
+    parameters: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    at_ns: int = 0
+    sequence: int = 0
+    """Of its last event."""
+
+
+class Pull(msgspec.Struct, frozen=True, kw_only=True):
+    """One download of a model."""
+
+    pull: str
+    node: str
+    model: str
+    state: Literal["running", "finished", "failed"] = "running"
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """0: not known yet."""
+    bytes_per_s: float | None = None
+    """Between the last two events about it."""
+    sha256: str = ""
+    """Of the file that is being fetched; empty: not known."""
+    reason: str = ""
+    """Why it failed."""
+    started_ns: int = 0
+    at_ns: int = 0
+    """Of its last event."""
+
+
 class Fleet(msgspec.Struct, frozen=True):
     """The herd at one moment."""
 
     nodes: dict[str, Node] = {}
     models: dict[ModelKey, Model] = {}
     instances: dict[InstanceKey, Instance] = {}
+    aliases: dict[str, Alias] = {}
+    pulls: dict[str, Pull] = {}
+    keyring: Keyring = Keyring()
 
 
 def evolve(fleet: Fleet, event: Any, sequence: int) -> Fleet:
     """The herd after one more fact. Facts of other kinds change nothing."""
+    change = msgspec.structs.replace
     match event:
         case InstanceBase():
             instance = evolve_instance(fleet.instances.get((event.node, event.model, event.index)), event, sequence)
-            return Fleet(fleet.nodes, fleet.models, {**fleet.instances, instance.key: instance})
+            return change(fleet, instances={**fleet.instances, instance.key: instance})
         case ModelBase():
-            models = dict(fleet.models)
-            model = evolve_model(event)
-            if model is None:
-                models.pop((event.node, event.model), None)
-            else:
-                models[event.node, event.model] = model
-            return Fleet(fleet.nodes, models, fleet.instances)
+            return change(fleet, models=_with(fleet.models, (event.node, event.model), evolve_model(event)))
         case NodeBase():
-            return Fleet({**fleet.nodes, event.node: evolve_node(event)}, fleet.models, fleet.instances)
+            return change(fleet, nodes={**fleet.nodes, event.node: evolve_node(event)})
+        case AliasBase():
+            return change(fleet, aliases=_with(fleet.aliases, event.alias, evolve_alias(event, sequence)))
+        case PullBase():
+            pulls = {**fleet.pulls, event.pull: evolve_pull(fleet.pulls.get(event.pull), event)}
+            while len(pulls) > PULLS_KEPT:
+                del pulls[next(iter(pulls))]
+            return change(fleet, pulls=pulls)
+        case AccessBase():
+            return change(fleet, keyring=evolve_keys(fleet.keyring, event))
     return fleet
+
+
+def _with(rows: dict[K, V], key: K, value: V | None) -> dict[K, V]:
+    """A copy with one row put in, or taken out when there is no value."""
+    rows = {known: row for known, row in rows.items() if known != key}
+    if value is not None:
+        rows[key] = value
+    return rows
+
+
+def evolve_alias(event: AliasBase, sequence: int) -> Alias | None:
+    """`None` when it means nothing any more."""
+    if not isinstance(event, AliasSet):
+        return None
+    return Alias(
+        alias=event.alias,
+        model=event.model,
+        system=event.system,
+        parameters=event.parameters,
+        options=event.options,
+        at_ns=event.at_ns,
+        sequence=sequence,
+    )
+
+
+def evolve_pull(pull: Pull | None, event: PullBase) -> Pull:
+    """The download after one more fact; `None` before its first."""
+    if pull is None:
+        pull = Pull(pull=event.pull, node=event.node, model=event.model, started_ns=event.at_ns)
+    passed_s = (event.at_ns - pull.at_ns) / 1e9 if pull.at_ns else 0.0
+    changes: dict[str, Any] = {"at_ns": event.at_ns}
+    match event:
+        case PullStarted():
+            changes |= {"state": "running", "done_bytes": event.done_bytes, "total_bytes": event.total_bytes}
+            changes |= {"sha256": event.files[0].sha256 if event.files else ""}
+        case PullProgressed():
+            changes |= {"done_bytes": event.done_bytes, "total_bytes": event.total_bytes}
+            if passed_s > 0:
+                changes |= {"bytes_per_s": max(0.0, (event.done_bytes - pull.done_bytes) / passed_s)}
+        case PullFinished():
+            changes |= {"state": "finished", "done_bytes": event.size_bytes, "total_bytes": event.size_bytes}
+            changes |= {"sha256": event.sha256}
+        case PullFailed():
+            changes |= {"state": "failed", "reason": event.reason, "done_bytes": event.done_bytes}
+    return msgspec.structs.replace(pull, **changes)
 
 
 def evolve_node(event: NodeBase) -> Node:

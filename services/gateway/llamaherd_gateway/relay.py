@@ -6,6 +6,7 @@ documented interface of uvicorn; `tests/unit/gateway/test_uvicorn_seam.py` holds
 
 import asyncio
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -18,16 +19,17 @@ from llamaherd_gateway.admission import Admission, QueueFull
 from llamaherd_gateway.affinity import Affinity, blocks_of
 from llamaherd_gateway.dialects.dialect import Dialect, Facts
 from llamaherd_gateway.exchange import Exchange
-from llamaherd_gateway.heads import render_status_line
+from llamaherd_gateway.guard import Guard, Unacceptable
+from llamaherd_gateway.heads import Header, render_headers, render_status_line
 from llamaherd_gateway.loading import Loader
-from llamaherd_gateway.names import Names
+from llamaherd_gateway.names import LATEST, Names
 from llamaherd_gateway.packing import Backlog
-from llamaherd_gateway.problems import Problem
-from llamaherd_gateway.projection import Instance, InstanceKey
+from llamaherd_gateway.problems import Problem, UnknownModel
+from llamaherd_gateway.projection import Alias, Instance, InstanceKey
 from llamaherd_gateway.pursuit import Pursuit
 from llamaherd_gateway.residency import Residency
 from llamaherd_gateway.routes import find_route
-from llamaherd_gateway.routing import UnknownModel, pick_instance, unknown_model_message
+from llamaherd_gateway.routing import pick_instance, unknown_model_message
 from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_settings
 from llamaherd_gateway.spans import span_attributes, span_name
 from llamaherd_gateway.store import View
@@ -40,6 +42,8 @@ from llamaherd_shared.upstream_key import upstream_key
 
 PIPELINED: Final = 8
 """Requests that may wait behind the one being answered before the connection is no longer read."""
+OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+"""Headers by which a client offers another protocol."""
 LINGER_S: Final = 2.0
 """How long the rest of a refused body is read and thrown away: closing at once would reset the answer away."""
 SWEEP_S: Final = 1.0
@@ -55,14 +59,27 @@ BACKLOG_EVENTS: Final = 200_000
 class QueueIsFull(Unavailable):
     """Too many wait for a model's slots already."""
 
+    code = "queue_full"
+
 
 class Relay:
     """What all exchanges share."""
 
     def __init__(
-        self, *, settings: GatewaySettings, node: str, secret: bytes, view: View, loader: Loader, bus: Bus, log: Any
+        self,
+        *,
+        settings: GatewaySettings,
+        node: str,
+        secret: bytes,
+        view: View,
+        loader: Loader,
+        bus: Bus,
+        log: Any,
+        own_names: frozenset[str] | None,
     ) -> None:
+        """`own_names`: names of this machine when it listens on loopback only (`guard.py`)."""
         self.settings, self.node, self.loader, self.log = settings, node, loader, log
+        self.guard = Guard(settings.cors_origins, own_names=own_names)
         self.date_header = b""
         self.server_state = ServerState()
         self.connection_closed = asyncio.Event()
@@ -96,6 +113,11 @@ class Relay:
             raise UnknownModel(unknown_model_message(asked, self._view.table.known))
         return model
 
+    @property
+    def known(self) -> Sequence[str]:
+        """Names of models that can be asked for."""
+        return self._view.table.known
+
     def has_ready(self, model: str) -> bool:
         return model in self._view.table.ready
 
@@ -122,6 +144,7 @@ class Relay:
                 context_tokens=instance.context_tokens,
                 slots=max(instance.slots, 1),
                 architecture=file.architecture if file is not None else "",
+                quantization=file.quantization if file is not None else "",
                 capabilities=frozenset(file.capabilities if file is not None else ("completion",)),
             )
         return facts
@@ -132,6 +155,14 @@ class Relay:
         if found is None:
             found = self._settings_of[model] = model_settings(self.settings.models, model)
         return found
+
+    def alias_of(self, asked: str) -> Alias | None:
+        """What a client's alias brings with it; `None`: this name is none, or brings nothing."""
+        aliases = self._view.fleet.aliases
+        if not aliases:
+            return None
+        alias = aliases.get(asked) or aliases.get(asked.removesuffix(LATEST))
+        return alias if alias is not None and (alias.system or alias.parameters) else None
 
     def fallback_of(self, model: str) -> str | None:
         """The model to ask when this one cannot be had."""
@@ -174,7 +205,8 @@ class Relay:
     def _follow(self) -> None:
         """The herd has changed."""
         table = self._view.table
-        self.names = Names(table.known, self.settings.aliases, self.settings.default_model)
+        made = {alias.alias: alias.model for alias in self._view.fleet.aliases.values()}
+        self.names = Names(table.known, {**made, **self.settings.aliases}, self.settings.default_model)
         self._facts.clear()
         self._retire_pools()
         self.admission.set_capacity(
@@ -291,7 +323,14 @@ class RelayProtocol(HttpToolsProtocol):
         self._idle_since = 0.0
         """0 while there is something to answer."""
         self._write_paused_at = 0.0
+        self._hosts = 0
+        self._host: bytes | None = None
+        self._origin: bytes | None = None
+        self._cors: tuple[Header, ...] = ()
+        """Headers of the answer that tell a browser which pages may read it."""
         self._lingering = False
+        self._declining = False
+        """Between the head of a request that offers an upgrade and its second reading."""
         self._deaf = False
         """What comes in is no longer read as HTTP."""
 
@@ -312,15 +351,33 @@ class RelayProtocol(HttpToolsProtocol):
         self._fed_bytes += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # nothing is upgraded here; the answer goes out, then the connection closes
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse_garbage(error)
         else:
             if not self._head_began:
                 self._fed_bytes = 0
             elif self._fed_bytes > self._max_head_bytes:
-                self._refuse_garbage(None)
+                self._refuse(self._head_too_large())
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Another protocol was offered (Java's HTTP client offers h2c to everybody) and llhttp stopped after the head.
+
+        We speak HTTP/1.1 only: read the same head again without the offer, and what follows it.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self._declining = False
+        if method == b"CONNECT":
+            self._refuse(
+                Problem(status=405, message="this is no proxy: CONNECT is not served", code="method_not_allowed")
+            )
+            return
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in OFFERS]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self._fed_bytes = 0
+        self.data_received(head + rest)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -340,19 +397,37 @@ class RelayProtocol(HttpToolsProtocol):
         # uvicorn makes its scope here; hot routes do without one.
         self.url = b""
         self.headers = []
+        self._hosts = 0
+        self._host = self._origin = None
         self._began = self._head_began = time.monotonic()
         self._idle_since = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+            self._host = value
+        elif name == b"origin":
+            self._origin = value
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            text = f"the transfer coding {value.decode('latin-1')!r} is not supported: only `chunked` is"
+            raise Unacceptable(Problem(status=501, message=text, code="unsupported_transfer_coding"))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._head_began = 0.0
+        if self.parser.should_upgrade():
+            self._declining = True
+            return
         if self._fed_bytes > self._max_head_bytes and self._head_size() > self._max_head_bytes:
-            raise HeadTooLarge
+            raise Unacceptable(self._head_too_large())
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+            # RFC 9112, section 3.2: such a message may mean one thing here and another to a proxy in front.
+            raise Unacceptable(Problem(status=400, message=f"the request has {self._hosts} Host headers, not one"))
+        self._cors = self.relay.guard.judge(self._host, self._origin)
         target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
         path = target.partition(b"?")[0]
-        route = find_route(self.parser.get_method(), path)
+        route = find_route(self.parser.get_method(), target, path, self.relay.known)
         if route is None:
             self._start_asgi()
             return
@@ -362,9 +437,10 @@ class RelayProtocol(HttpToolsProtocol):
             route,
             target=target,
             headers=self.headers,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             http_1_0=version == "1.0",
             began=self._began,
+            cors=render_headers(self._cors),
         )
         before: Any = self.cycle
         self.cycle = exchange  # type: ignore[assignment]
@@ -382,6 +458,7 @@ class RelayProtocol(HttpToolsProtocol):
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
+        self.scope["extensions"] = {"llamaherd.cors": {"headers": self._cors}}
         self.expect_100_continue = (b"expect", b"100-continue") in headers
         self.headers.extend(headers)
         super().on_headers_complete()
@@ -395,6 +472,8 @@ class RelayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         cycle: Any = self.cycle
+        if self._declining:
+            return
         if type(cycle) is not Exchange:
             super().on_message_complete()
         elif self._lingering:
@@ -452,21 +531,33 @@ class RelayProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self.loop.call_later(LINGER_S, self.transport.close)
 
-    def _refuse_garbage(self, error: httptools.HttpParserError | None) -> None:
-        """This is no HTTP, or too much of it. Answered only if no other answer is under way."""
+    def _refuse_garbage(self, error: httptools.HttpParserError) -> None:
+        """This is no HTTP, or HTTP that means different things to different readers."""
+        if isinstance(error.__context__, Unacceptable):
+            self._refuse(error.__context__.problem)
+        else:
+            self._refuse(Problem(status=400, message=f"not an HTTP request: {error}"))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer, if no other answer is under way, and listen no more."""
         self._deaf = True
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete:
             if isinstance(cycle, Exchange) and not cycle.complete:
-                self.transport.abort()  # the body itself is broken: chunk sizes that are none, for one
+                # The body itself is broken: chunk sizes that are none, for one.
+                if cycle is self._exchange:
+                    cycle.answer_problem(problem)
+                else:
+                    self.transport.abort()
             return
-        too_large = error is None or isinstance(error.__context__, HeadTooLarge)
-        limit = self.relay.settings.max_head_bytes
-        message = f"the request's head is larger than {limit} bytes" if too_large else f"not an HTTP request: {error}"
-        body = self._home.render_problem(Problem(status=431 if too_large else 400, message=message), "")
+        body = self._home.render_problem(problem, "")
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(render_status_line(431 if too_large else 400) + head + body)
+        self.transport.write(render_status_line(problem.status) + head + body)
         self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _head_too_large(self) -> Problem:
+        limit = self._max_head_bytes
+        return Problem(status=431, message=f"the request's head is larger than {limit} bytes")
 
     # Time.
 
@@ -494,10 +585,6 @@ class RelayProtocol(HttpToolsProtocol):
             self._exchange.stop()
         if not self.transport.is_closing():
             self.transport.close()
-
-
-class HeadTooLarge(Exception):
-    """Raised through the parser, which wraps it."""
 
 
 def _origin_form(url: bytes) -> bytes:

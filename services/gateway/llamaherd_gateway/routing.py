@@ -6,18 +6,15 @@ from typing import Final
 
 import msgspec
 
+from llamaherd_gateway.problems import UnknownModel
 from llamaherd_gateway.projection import Fleet, Instance, InstanceKey
-from llamaherd_shared.errors import NotFound, Unavailable
+from llamaherd_shared.errors import Unavailable
 
 NAMES_TOLD: Final = 20
 """How many known models an error names."""
 
 _LOAD_FIRST: Final = {"loading": 0, "backoff": 1, "stopping": 2, "draining": 3, "stopped": 4, "failed": 5}
 """Where a load is under way already, a second one elsewhere would be a waste."""
-
-
-class UnknownModel(NotFound):
-    """No node has a file for this name."""
 
 
 class ModelUnusable(Unavailable):

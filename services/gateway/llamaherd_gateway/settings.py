@@ -36,6 +36,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """The same for LM Studio's clients."""
     insecure: bool = False
     """Listen on more than loopback although anybody who reaches the port may use the models."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages that may use the gateway, e.g. `https://chat.example.com`; `*` stands for any part, alone for all.
+    Those of this machine may always."""
     aliases: dict[str, str] = {}
     """Other names of models. A name may be a pattern: `claude-*: qwen3-8b`."""
     default_model: str | None = None

@@ -8,21 +8,30 @@ from typing import Any, Final
 
 import msgspec
 
+from llamaherd_gateway.keys import Key, Keyring, evolve_key
 from llamaherd_gateway.projection import (
+    PULLS_KEPT,
+    Alias,
     Fleet,
     Instance,
     Model,
     Node,
+    Pull,
     evolve,
+    evolve_alias,
     evolve_instance,
     evolve_model,
     evolve_node,
+    evolve_pull,
 )
 from llamaherd_gateway.routing import build_table
 from llamaherd_shared.events import decode_event
+from llamaherd_shared.events.access import AccessBase
+from llamaherd_shared.events.alias import AliasBase
 from llamaherd_shared.events.instance import InstanceBase
 from llamaherd_shared.events.model import ModelBase
 from llamaherd_shared.events.node import NodeBase
+from llamaherd_shared.events.pull import PullBase
 from llamaherd_shared.projection import Applied, Source
 from llamaherd_shared.streams import EVENTS
 
@@ -35,11 +44,17 @@ create table if not exists model(
   node text, model text, content blob not null, primary key(node, model)) without rowid;
 create table if not exists instance(
   node text, model text, place integer, content blob not null, primary key(node, model, place)) without rowid;
+create table if not exists alias(alias text primary key, content blob not null) without rowid;
+create table if not exists pull(number integer primary key, pull text not null unique, content blob not null);
+create table if not exists key(key text primary key, content blob not null) without rowid;
 """
 
 _INSTANCE: Final = msgspec.json.Decoder(Instance)
 _MODEL: Final = msgspec.json.Decoder(Model)
 _NODE: Final = msgspec.json.Decoder(Node)
+_ALIAS: Final = msgspec.json.Decoder(Alias)
+_PULL: Final = msgspec.json.Decoder(Pull)
+_KEY: Final = msgspec.json.Decoder(Key)
 
 
 def project(db: sqlite3.Connection, applied: Applied) -> None:
@@ -61,8 +76,35 @@ def project(db: sqlite3.Connection, applied: Applied) -> None:
             case NodeBase():
                 row_of_node = (event.node, msgspec.json.encode(evolve_node(event)))
                 db.execute("insert or replace into node values(?,?)", row_of_node)
+            case AliasBase():
+                alias = evolve_alias(event, recorded.sequence)
+                if alias is None:
+                    db.execute("delete from alias where alias=?", (event.alias,))
+                else:
+                    db.execute("insert or replace into alias values(?,?)", (event.alias, msgspec.json.encode(alias)))
+            case PullBase():
+                _project_pull(db, event)
+            case AccessBase():
+                _project_key(db, event)
     rows = [(*key, msgspec.json.encode(instance)) for key, instance in touched.items()]
     db.executemany("insert or replace into instance values(?,?,?,?)", rows)
+
+
+def _project_pull(db: sqlite3.Connection, event: PullBase) -> None:
+    row = db.execute("select content from pull where pull=?", (event.pull,)).fetchone()
+    pull = evolve_pull(_PULL.decode(row[0]) if row else None, event)
+    db.execute(
+        "insert into pull(pull, content) values(?,?) on conflict(pull) do update set content=excluded.content",
+        (event.pull, msgspec.json.encode(pull)),
+    )
+    db.execute("delete from pull where number <= (select max(number) from pull) - ?", (PULLS_KEPT,))
+
+
+def _project_key(db: sqlite3.Connection, event: AccessBase) -> None:
+    row = db.execute("select content from key where key=?", (event.key,)).fetchone()
+    key = evolve_key(_KEY.decode(row[0]) if row else None, event)
+    if key is not None:
+        db.execute("insert or replace into key values(?,?)", (event.key, msgspec.json.encode(key)))
 
 
 def load_fleet(db: sqlite3.Connection) -> Fleet:
@@ -70,10 +112,16 @@ def load_fleet(db: sqlite3.Connection) -> Fleet:
     nodes = [_NODE.decode(content) for (content,) in db.execute("select content from node")]
     models = [_MODEL.decode(content) for (content,) in db.execute("select content from model")]
     instances = [_INSTANCE.decode(content) for (content,) in db.execute("select content from instance")]
+    aliases = [_ALIAS.decode(content) for (content,) in db.execute("select content from alias")]
+    pulls = [_PULL.decode(content) for (content,) in db.execute("select content from pull order by number")]
+    keys = [_KEY.decode(content) for (content,) in db.execute("select content from key")]
     return Fleet(
-        {node.node: node for node in nodes},
-        {(model.node, model.model): model for model in models},
-        {instance.key: instance for instance in instances},
+        nodes={node.node: node for node in nodes},
+        models={(model.node, model.model): model for model in models},
+        instances={instance.key: instance for instance in instances},
+        aliases={alias.alias: alias for alias in aliases},
+        pulls={pull.pull: pull for pull in pulls},
+        keyring=Keyring({key.key: key for key in keys}),
     )
 
 

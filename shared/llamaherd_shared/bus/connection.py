@@ -268,6 +268,12 @@ class Bus:
         await wire.barrier(self._nc)
         return watch
 
+    async def say(self, subject: str, payload: bytes) -> None:
+        """Tell whoever watches now. Kept nowhere; lost while the bus is away."""
+        if self._nc.is_connected:
+            with contextlib.suppress(nats.errors.Error):
+                await wire.publish(self._nc, subject, payload)
+
     async def beat(self, subject: str, payload: bytes, ttl_s: int) -> None:
         """Say that we are alive; forgotten after `ttl_s`. A beat that is lost is not repeated."""
         for _attempt in range(2):

@@ -7,12 +7,15 @@ from typing import Final, get_args
 
 import msgspec
 
+from llamaherd_shared.events.access import AccessEvent
+from llamaherd_shared.events.alias import AliasEvent
 from llamaherd_shared.events.instance import InstanceEvent
 from llamaherd_shared.events.model import ModelEvent
 from llamaherd_shared.events.node import NodeEvent
+from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestEvent
 
-Event = InstanceEvent | ModelEvent | NodeEvent | RequestEvent
+Event = AccessEvent | AliasEvent | InstanceEvent | ModelEvent | NodeEvent | PullEvent | RequestEvent
 """Every fact stored as JSON on `HERD_EVENTS` and `HERD_REQUESTS`."""
 
 

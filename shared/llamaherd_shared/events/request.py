@@ -57,6 +57,8 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     bytes_out: int = 0
     trace_id: str = ""
     """W3C trace id, 32 hex digits."""
+    key_id: str = ""
+    """Id of the API key it came with; empty when it came without one that is known."""
 
 
 class RequestPack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="request.pack.v1"):

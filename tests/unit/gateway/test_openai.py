@@ -4,12 +4,13 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaherd_gateway.dialects.openai import read_model, render_problem, render_stream_error
-from llamaherd_gateway.problems import BadRequest, problem_of, read_error
-from llamaherd_gateway.routing import UnknownModel
+from harness.golden import golden, golden_index
+from llamaherd_gateway.dialects.dialect import Facts, Turn
+from llamaherd_gateway.dialects.openai import OPENAI, ROUTES, read_model, render_problem, render_stream_error
+from llamaherd_gateway.problems import BadRequest, UnknownModel, problem_of, read_error
 from llamaherd_shared.errors import Unavailable
 
 
@@ -100,3 +101,81 @@ def test_the_gateways_own_key_being_refused_is_not_the_clients_fault() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "text"}', b'{"error": {}}', b"\xff"])
 def test_an_error_in_no_known_shape_is_quoted(body: bytes) -> None:
     assert read_error(500, body, "n/m/0").message.startswith("llama-server answered 500")
+
+
+@pytest.mark.parametrize(
+    "file", ["error_embeddings_off.json", "error_infill_off.json", "error_transcription_off.json", "error_image.json"]
+)
+def test_what_this_model_cannot_do_is_not_worth_a_second_try(file: str) -> None:
+    problem = read_error(golden_index()[file]["status"], golden(file), "n/m/0")
+    assert OPENAI.status_of(problem) == 400
+    assert json.loads(render_problem(problem))["error"]["type"] == "invalid_request_error"
+
+
+WORDS = st.sampled_from(
+    ["function", "message", "reasoning", "input_text", "json_schema", "auto", "required", "allowed_tools", "name", ""]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "name",
+                    "function",
+                    "tools",
+                    "mode",
+                    "allowed_tools",
+                    "format",
+                    "content",
+                    "text",
+                    "role",
+                    "effort",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=6,
+)
+FIELDS = {
+    "/v1/chat/completions": (
+        {"messages": [{"role": "user", "content": "x"}]},
+        ("messages", "tools", "tool_choice", "functions", "function_call", "n", "logprobs", "top_logprobs", "stop"),
+    ),
+    "/v1/completions": (
+        {"prompt": "x"},
+        ("prompt", "suffix", "echo", "n", "best_of", "logprobs", "stop", "stream", "stream_options"),
+    ),
+    "/v1/embeddings": ({"input": "x"}, ("input", "dimensions", "encoding_format")),
+    "/v1/responses": (
+        {"input": "x"},
+        (
+            "input",
+            "include",
+            "text",
+            "reasoning",
+            "instructions",
+            "max_output_tokens",
+            "tools",
+            "tool_choice",
+            "stream",
+        ),
+    ),
+}
+"""Route -> a body that will do, and the fields that are looked at."""
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_any_values_are_read_or_refused(data: st.DataObject) -> None:
+    route = data.draw(st.sampled_from([route for route in ROUTES if route.path in FIELDS]))
+    body, names = FIELDS[route.path]
+    body = {"model": "m", **body, **data.draw(st.dictionaries(st.sampled_from(names), VALUES, max_size=3))}
+    with contextlib.suppress(BadRequest):
+        asked = route.read(json.dumps(body).encode(), ())
+        assert route.call is not None
+        route.call(asked, Facts(model="m"), Turn(request_id="a", received_ns=0))

@@ -29,6 +29,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Its own name: what llama-server calls itself (`--alias`)."""
     context_tokens: int = 0
     """Context of one slot; 0: not known yet."""
+    batch_tokens: int = 0
+    """Longest text that can be embedded (llama-server's physical batch); 0: not known, so the context counts."""
     slots: int = 1
     architecture: str = ""
     quantization: str = ""
@@ -139,6 +141,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it takes a slot of llama-server's: those wait in the model's queue."""
     passive: bool = False
     """Looks at a model: refused when that is not loaded, rather than loading it."""
+    administrative: bool = False
+    """Shows or changes what belongs to all users of a model."""
     about: str = ""
     """One line for docs/api.md."""
     example: str = ""

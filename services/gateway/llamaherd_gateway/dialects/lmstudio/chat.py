@@ -1,0 +1,149 @@
+"""`POST /api/v1/chat`: what LM Studio's clients ask, as llama-server's chat completion (api-dialects, 6.2)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from llamaherd_gateway.bodies import decode_body, model_of
+from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Turn
+from llamaherd_gateway.dialects.lmstudio.chat_answer import ChatAnswer
+from llamaherd_gateway.dialects.lmstudio.fields import refuse_unknown_fields
+from llamaherd_gateway.problems import BadRequest
+
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+Effort = Literal["off", "low", "medium", "high", "on"]
+
+EFFORT_ARCHITECTURES: Final = frozenset({"gpt-oss"})
+"""Their templates know how much to think, and always do think."""
+
+_SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+"""llama-server has the same names."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One part of `input`. The reference says `message`, its own example `text`: both mean text."""
+
+    type: Literal["message", "text", "image"]
+    content: str | None = None
+    data_url: str | None = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body; `null` is the same as nothing."""
+
+    model: Any = None
+    input: str | list[Item] | None = None
+    system_prompt: str | None = None
+    integrations: list[Any] | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    max_output_tokens: AtLeastOne | None = None
+    reasoning: Effort | None = None
+    context_length: AtLeastOne | None = None
+    """Told at loading time, by the herd's settings: a request has no say."""
+    store: bool | None = None
+    """Transcripts are not kept, so there is no `response_id` either."""
+    previous_response_id: str | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(ChatRequest)
+
+
+def read_chat(body: bytes, headers: Sequence[Header] = ()) -> Asked:
+    """Raises `BadRequest`."""
+    refuse_unknown_fields(body, ChatRequest)
+    request = decode_body(_DECODER, body)
+    model = model_of(request.model)
+    if request.integrations:
+        text = "`integrations` are not implemented: this server calls no tools; leave the field out"
+        raise BadRequest(text, status=501, code="not_implemented", param="integrations")
+    if request.previous_response_id is not None:
+        text = (
+            "`previous_response_id` is not implemented: this server keeps no transcripts; "
+            "send the whole conversation to /v1/chat/completions instead"
+        )
+        raise BadRequest(text, status=501, code="not_implemented", param="previous_response_id")
+    return Asked(model=model, stream=request.stream is True, content=request)
+
+
+def call_chat(asked: Asked, facts: Facts, turn: Turn) -> Call:
+    """Raises `BadRequest` for a reasoning setting that the model does not have."""
+    request: ChatRequest = asked.content
+    system = request.system_prompt
+    messages = [{"role": "system", "content": system}] if system else []
+    body: dict[str, Any] = {
+        "model": facts.model,
+        "messages": [*messages, {"role": "user", "content": _content(request.input)}],
+        "stream": asked.stream,
+        **{name: value for name in _SAMPLING if (value := getattr(request, name)) is not None},
+        **_reasoning(request.reasoning, facts),
+    }
+    if request.max_output_tokens is not None:
+        body["max_tokens"] = request.max_output_tokens
+    if asked.stream:
+        body["return_progress"] = True
+        # Says with every token how many there are: the only way to know how many went into reasoning.
+        body["timings_per_token"] = "thinking" in facts.capabilities
+    answer = ChatAnswer(facts.model, turn, stream=asked.stream)
+    return Call(path="/v1/chat/completions", body=msgspec.json.encode(body), translation=answer)
+
+
+def reasoning_options(architecture: str, capabilities: frozenset[str]) -> tuple[str, ...]:
+    """Settings of `reasoning` that change something; none for a model that does not think."""
+    if "thinking" not in capabilities:
+        return ()
+    return ("low", "medium", "high") if architecture in EFFORT_ARCHITECTURES else ("off", "on")
+
+
+def _reasoning(effort: Effort | None, facts: Facts) -> dict[str, Any]:
+    """llama-server's fields. Refused is what would silently do the opposite of what was asked.
+
+    A level is passed to every model that thinks: which templates know levels is not known.
+    """
+    if effort is None:
+        return {}
+    options = reasoning_options(facts.architecture, facts.capabilities)
+    if not options and effort != "off":
+        text = f"the model {facts.model} does not reason: leave `reasoning` out"
+        raise BadRequest(text, code="unsupported_reasoning", param="reasoning")
+    if effort == "off" and facts.architecture in EFFORT_ARCHITECTURES:
+        text = f"the model {facts.model} cannot reason less than `low`: `reasoning` may be {', '.join(options)}"
+        raise BadRequest(text, code="unsupported_reasoning", param="reasoning")
+    fields: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": effort != "off"}}
+    if effort not in ("off", "on"):
+        fields["reasoning_effort"] = effort
+    return fields
+
+
+def _content(given: str | list[Item] | None) -> str | list[dict[str, Any]]:
+    """`content` of the user's message."""
+    if given is None:
+        raise BadRequest("`input` is required", code="missing_required_parameter", param="input")
+    if isinstance(given, str):
+        return given
+    if not given:
+        raise BadRequest("`input` is an empty list", code="invalid_input", param="input")
+    return [_part(place, item) for place, item in enumerate(given)]
+
+
+def _part(place: int, item: Item) -> dict[str, Any]:
+    if item.type != "image":
+        if item.content is None:
+            raise _missing(place, "content")
+        return {"type": "text", "text": item.content}
+    if item.data_url is None:
+        raise _missing(place, "data_url")
+    # llama-server would fetch any other address itself, from wherever it stands.
+    if not item.data_url.startswith("data:"):
+        text = f"`input[{place}].data_url` must be a data URL with base64: data:image/png;base64,..."
+        raise BadRequest(text, code="invalid_input", param="input")
+    return {"type": "image_url", "image_url": {"url": item.data_url}}
+
+
+def _missing(place: int, field: str) -> BadRequest:
+    return BadRequest(f"`input[{place}].{field}` is required", code="missing_required_parameter", param="input")
