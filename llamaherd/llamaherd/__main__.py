@@ -38,6 +38,10 @@ def make_app() -> App:
     for name, commands in COMMANDS.items():
         for command, (target, help_text) in commands.items():
             app.command(f"llamaherd.cli.{target}", name=command, help=help_text, group=groups[name])
+    key = App(name="key", help="Make, list and revoke API keys of the gateway.", group=groups["Access"])
+    for name, (target, help_text) in KEY_COMMANDS.items():
+        key.command(f"llamaherd.cli.key:{target}", name=name, help=help_text)
+    app.command(key)
     last = groups[next(reversed(COMMANDS))]
     for flag in ("--help", "--version"):
         app[flag].group = last
@@ -61,6 +65,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Models": {
         "models": ("models:models", "List the models in the models folder."),
         "ps": ("models:ps", "List the llama-servers that run."),
+        "pull": ("pull:pull", "Get a model from Hugging Face."),
         "load": ("load:load", "Load a model and wait until it is ready."),
         "unload": ("load:unload", "Unload a model and free its memory."),
         "run": ("run:run", "Chat with a model in the terminal."),
@@ -69,11 +74,19 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "logs": ("logs:logs", "Show log lines of every service and llama-server."),
         "events": ("events:events", "Show the facts of the herd, in order."),
     },
+    "Access": {},
     "Set-up": {
         "version": ("version:version", "Show the versions of the parts."),
     },
 }
 """By group: name, where it is (`module:function` in `llamaherd.cli`) and its line in the overview."""
+
+KEY_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "create": ("create", "Make an API key and print it, once."),
+    "list": ("list_keys", "List the API keys and what they have used."),
+    "revoke": ("revoke", "Revoke an API key, at once and for good."),
+}
+"""Those of `llamaherd key`: name, function in `llamaherd.cli.key`, line in the overview."""
 
 
 def run(argv: Sequence[str]) -> int:

@@ -12,9 +12,9 @@ import httpx
 import msgspec
 
 from llamaherd.failures import Unreachable
-from llamaherd.fleet import Fleet, Model
+from llamaherd.fleet import ApiKey, CreatedKey, Fleet, Model
 from llamaherd.sse import ServerSent, parse_events
-from llamaherd_shared.commands import Accepted, Lines
+from llamaherd_shared.commands import LISTING_TIMEOUT_S, Accepted, Lines, PullAccepted
 from llamaherd_shared.errors import KINDS, HerdError, NotFound, Rejected, Unavailable
 
 T = TypeVar("T")
@@ -60,6 +60,23 @@ class Client:
     def unload(self, model: str, *, node: str | None = None) -> Accepted:
         return self._command(model, "unload", node)
 
+    def pull(self, asked: Mapping[str, Any]) -> PullAccepted:
+        """Begin to pull a model; `asked` as `POST /api/v1/models/pull` takes it. The hub is asked before the answer."""
+        return _decode(self._send("POST", "/models/pull", json=asked, timeout_s=LISTING_TIMEOUT_S + 5), PullAccepted)
+
+    def cancel_pull(self, pull: str, *, node: str) -> None:
+        self._send("POST", f"/models/pull/{quote(pull, safe='')}/cancel", params={"node": node})
+
+    def keys(self) -> list[ApiKey]:
+        return _decode(self.get("/keys"), list[ApiKey])
+
+    def create_key(self, asked: Mapping[str, Any]) -> CreatedKey:
+        """Make an API key; `asked` as `POST /api/v1/keys` takes it."""
+        return _decode(self._send("POST", "/keys", json=asked), CreatedKey)
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        return _decode(self._send("DELETE", f"/keys/{quote(key_id, safe='')}"), ApiKey)
+
     def lines(self, **query: Any) -> Lines:
         return _decode(self.get("/logs", **query), Lines)
 
@@ -93,9 +110,17 @@ class Client:
         body = self._send("POST", f"/models/{quote(model, safe='')}/{verb}", params=query)
         return _decode(body, Accepted)
 
-    def _send(self, method: str, path: str, *, params: Mapping[str, Any]) -> bytes:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> bytes:
         with _reaching(self.url):
-            response = self._http.request(method, f"/api/v1{path}", params=params)
+            response = self._http.request(method, f"/api/v1{path}", params=params, json=json, timeout=timeout_s)
         if response.status_code >= 400:
             raise _error_of(response)
         return response.content
@@ -105,7 +130,10 @@ class Gateway:
     """The gateway at one address, as any OpenAI client would use it."""
 
     def __init__(self, url: str) -> None:
+        """With the API key in `LLAMAHERD_API_KEY`, when there is one."""
         self.url = url.rstrip("/").removesuffix("/v1")
+        key = os.environ.get("LLAMAHERD_API_KEY")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int | None = None) -> Iterator[str]:
         """The answer as it is generated. Closing the iterator stops the generation."""
@@ -115,7 +143,7 @@ class Gateway:
         timeout = httpx.Timeout(TIMEOUT_S, read=None)
         with (
             _reaching(self.url),
-            httpx.Client(timeout=timeout, trust_env=False) as http,
+            httpx.Client(timeout=timeout, trust_env=False, headers=self._headers) as http,
             http.stream("POST", f"{self.url}/v1/chat/completions", json=body) as response,
         ):
             if response.status_code >= 400:

@@ -40,6 +40,11 @@ class Screen:
         if not self._quiet:
             self.out.print(renderable)
 
+    def note(self, sentence: str) -> None:
+        """What a person should know and a program that reads our output should not."""
+        if not self._quiet:
+            self.err.print(sentence, soft_wrap=True)
+
     def warn(self, sentence: str) -> None:
         self.err.print(sentence, style="yellow", soft_wrap=True)
 

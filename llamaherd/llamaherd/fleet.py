@@ -3,6 +3,7 @@
 import msgspec
 
 from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.line import LEVELS, Level
 
 
@@ -69,6 +70,35 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     stream_id: str = ""
     models: list[Model] = []
     services: list[Service] = []
+
+
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What an API key used in the last 30 days."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    last_used_ns: int | None = None
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One API key, as far as it is shown."""
+
+    id: str
+    name: str
+    state: str = "active"
+    """`active`, `expired` or `revoked`."""
+    models: list[str] = []
+    dialects: list[str] = []
+    created_ns: int = 0
+    expires_ns: int | None = None
+    limits: KeyLimits = KeyLimits()
+    usage: KeyUse = KeyUse()
+
+
+class CreatedKey(ApiKey, frozen=True, kw_only=True):
+    key: str
+    """The key itself, this once."""
 
 
 def stream_position(fleet: Fleet, *, logs: int | None = None, events: int | None = None) -> str:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamaherd.checks import Check
-from llamaherd.fleet import Model, Service
+from llamaherd.fleet import ApiKey, Model, Service
 from llamaherd.units import render_bytes, render_count, render_duration
 from llamaherd_shared.commands import StoredLine
 from llamaherd_shared.events.line import Level
@@ -99,6 +99,49 @@ def services_table(services: Sequence[Service], *, now_ns: int) -> Table:
     return table
 
 
+def keys_table(keys: Sequence[ApiKey], *, now_ns: int) -> Table:
+    """Every API key, one row each."""
+    table = _table("ID", "NAME", "STATE", "FOR", "LIMITS", "EXPIRES", "LAST USED", "REQUESTS", "TOKENS")
+    for key in keys:
+        used = key.usage
+        table.add_row(
+            key.id,
+            key.name,
+            Text(key.state, "green" if key.state == "active" else "dim"),
+            ", ".join([*key.models, *key.dialects]) or "everything",
+            render_limits(key),
+            _from_now(key.expires_ns, now_ns) if key.expires_ns is not None else "never",
+            f"{render_duration((now_ns - used.last_used_ns) / 1e9)} ago" if used.last_used_ns is not None else "",
+            str(used.requests or ""),
+            str(used.prompt_tokens + used.completion_tokens or ""),
+        )
+    return table
+
+
+def describe_key(key: ApiKey, *, now_ns: int) -> str:
+    """What a key is good for, in one part of a sentence."""
+    models = f"models {', '.join(key.models)}" if key.models else "all models"
+    dialects = f"in {', '.join(key.dialects)}" if key.dialects else "in all dialects"
+    end = f"expires {_from_now(key.expires_ns, now_ns)}" if key.expires_ns is not None else "does not expire"
+    return "; ".join(part for part in (f"{models} {dialects}", render_limits(key), end) if part)
+
+
+def render_limits(key: ApiKey) -> str:
+    """`60 requests/min, 4 at once`; empty without limits."""
+    limits = key.limits
+    parts = [
+        (limits.requests_per_minute, "requests/min"),
+        (limits.tokens_per_minute, "tokens/min"),
+        (limits.concurrency, "at once"),
+    ]
+    return ", ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def _from_now(at_ns: int, now_ns: int) -> str:
+    # Half a second more: 30 days from now are not 29 d 23 h because a request took a moment.
+    return f"in {render_duration((at_ns - now_ns) / 1e9 + 0.5)}" if at_ns > now_ns else "(over)"
+
+
 def reason_of(model: Model) -> str:
     """Why it is not served, one sentence; empty when there is nothing to tell."""
     return model.rejected or (model.instance.reason if model.instance else None) or ""
@@ -145,14 +188,27 @@ def render_event(fact: Mapping[str, Any], *, clock: str) -> Text:
     about = "/".join(str(fact[name]) for name in ("node", "model", "index") if fact.get(name) not in (None, ""))
     text.append(f"{about} ", "cyan")
     rest = {name: value for name, value in fact.items() if name not in _SHOWN and value not in (None, "", [])}
-    text.append(" ".join(f"{name}={_brief(value)}" for name, value in rest.items()))
+    text.append(" ".join(f"{name}={_brief(name, value)}" for name, value in rest.items()))
     return text
 
 
-def _brief(value: Any) -> str:
+def _brief(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"({len(value)} lines)" if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    if name.endswith("lines"):
+        return f"({len(value)} lines)"
+    words = all(isinstance(item, str) for item in value)
+    return ",".join(value) if words else f"({len(value)} of them)"
+
+
+def render_pull_progress(done_bytes: int, total_bytes: int, bytes_per_s: float, note: str) -> str:
+    """How far a download is: `120 MiB of 278 MiB, 12 MiB/s`, or what it waits for."""
+    text = render_bytes(done_bytes)
+    if total_bytes:
+        text += f" of {render_bytes(total_bytes)}"
+    return f"{text}; {note}" if note else f"{text}, {render_bytes(bytes_per_s)}/s"
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

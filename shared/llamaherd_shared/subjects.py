@@ -100,6 +100,9 @@ class Subjects(msgspec.Struct, frozen=True):
     def usage(self, gateway: str) -> str:
         return f"{self.prefix}.usage.{encode_token(gateway)}"
 
+    def usage_of_all(self) -> str:
+        return f"{self.prefix}.usage.*"
+
     def command(self, service: str, verb: str, *, node: str | None = None) -> str:
         """A command's subject; with `node`, the service on that host, else any one of them."""
         where = f".{encode_token(node)}" if node is not None else ""

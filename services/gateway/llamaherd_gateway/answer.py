@@ -116,6 +116,8 @@ class Answer:
         """An error as the whole answer."""
         if problem.retry_after_s is not None:
             own_headers = b"retry-after: %d\r\n%b" % (max(1, round(problem.retry_after_s)), own_headers)
+        if problem.status == 401:
+            own_headers = b"www-authenticate: Bearer\r\n" + own_headers
         status, body = self.dialect.status_of(problem), self.dialect.render_problem(problem, request_id)
         self.add_whole(status, body, b"application/json", own_headers, out)
 

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from llamaherd_gateway.access import Access
 from llamaherd_gateway.cors import Preflight
 from llamaherd_gateway.dialects.dialect import Dialect, Herd, Page, PageRequest, Reply
 from llamaherd_gateway.guard import Guard
@@ -38,9 +39,10 @@ class Api:
         readiness: Callable[[], str],
         handlers: Sequence[Handler],
         guard: Guard,
+        access: Access,
         new_id: Callable[[], str],
     ) -> None:
-        self._guard = guard
+        self._guard, self._access = guard, access
         self._home, self._herd, self._readiness, self._new_id = home, herd, readiness, new_id
         """`home`: the listener's dialect, for paths that are nobody's. `readiness`: why the gateway is not ready."""
         self._pages = Paths[Page](PAGES)
@@ -80,6 +82,10 @@ class Api:
         query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
         for handler, parameters in handlers:
             if handler.method in (method, reads):
+                if not handler.public:
+                    key = self._access.identify(scope["headers"])
+                    if handler.manages:
+                        self._access.check_managing(key)
                 request = PageRequest(method=method, parameters=parameters, query=query, headers=headers)
                 if handler.takes_body:
                     request = msgspec.structs.replace(request, body=await _read(receive))
@@ -90,7 +96,9 @@ class Api:
             page, parameters = min(fitting, key=lambda found: found[0].dialect is not dialect)
             body = await _read(receive)
             request = PageRequest(method=method, parameters=parameters, query=query, headers=headers, body=body)
-            return page.answer(request, self._herd())
+            key = self._access.identify(scope["headers"])
+            herd = self._herd()
+            return page.answer(request, msgspec.structs.replace(herd, cards=self._access.visible(key, herd.cards)))
         allowed = {page.method for page, _ in pages} | {handler.method for handler, _ in handlers} | find_allowed(path)
         if allowed:
             text = f"{path} takes {', '.join(sorted(allowed))}, not {method}"
@@ -144,6 +152,8 @@ def _refusal(problem: Problem, dialect: Dialect, request_id: str) -> Reply:
     headers = [*(dialect.headers(request_id) if dialect.headers is not None else ())]
     if allow is not None:
         headers.append((b"allow", ", ".join(allow).encode()))
+    if problem.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if problem.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
     return Reply(

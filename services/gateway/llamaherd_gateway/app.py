@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from uvicorn.config import Config
 
+from llamaherd_gateway.access import Access
 from llamaherd_gateway.actions import Actions
 from llamaherd_gateway.api import Api
 from llamaherd_gateway.blobs import Blobs
@@ -52,6 +53,8 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         load_timeout_s=settings.load_timeout_s,
         ask_timeout_s=settings.ask_timeout_s,
     )
+    loopback = is_loopback(settings.host) or settings.insecure
+    access = Access(view, settings.keys, loopback_only=loopback, gateway=f"{common.node}-{new_id()}")
     relay = Relay(
         settings=settings,
         node=common.node,
@@ -61,6 +64,7 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         bus=bus,
         log=log,
         own_names=own_names(settings.host),
+        access=access,
     )
 
     def readiness() -> str:
@@ -72,7 +76,7 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         cards = build_cards(view.fleet, view.table, relay.names.aliases, relay.expires_ns())
         return Herd(cards=cards, now_ns=time.time_ns(), version=__version__)
 
-    tasks = [asyncio.create_task(follower.run()), asyncio.create_task(relay.sweep())]
+    tasks = [asyncio.create_task(task) for task in (follower.run(), relay.sweep(), relay.gossip())]
     try:
         actions = Actions(view, bus, loader, herd=herd, names=lambda: relay.names)
         blobs = Blobs(common.data_dir / "blobs")
@@ -81,21 +85,24 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
             *LmStudioHandlers(actions).table(),
             *OpenAiHandlers(actions).table(),
         )
-        make_api = partial(Api, herd=herd, readiness=readiness, handlers=handlers, guard=relay.guard, new_id=new_id)
+        make_api = partial(
+            Api, herd=herd, readiness=readiness, handlers=handlers, guard=relay.guard, access=access, new_id=new_id
+        )
         servers = await _listen(make_api, relay, settings, log)
         host, port = servers[0].sockets[0].getsockname()[:2]
         _settle_memory()
         log.info("listening", address=f"http://{host}:{port}/v1")
-        if not is_loopback(host):
-            log.warning("anyone who can reach this address can use the models: there are no keys yet", host=host)
-        tasks.append(asyncio.create_task(_announce(service, follower)))
+        if not is_loopback(host) and not access.required:
+            log.warning("anyone who can reach this address can use the models: no keys are asked for", host=host)
+        running = tuple(tasks)
+        tasks.append(asyncio.create_task(_announce(service, follower, access)))
         stopping = asyncio.create_task(service.stopping.wait())
         # A follower never ends by itself: if it does, that is an error to stop with.
-        await asyncio.wait({stopping, *tasks[:2]}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopping, *running}, return_when=asyncio.FIRST_COMPLETED)
         service.ready(False)
         stopping.cancel()
         await _drain(servers, relay, settings.drain_timeout_s)
-        for task in tasks[:2]:
+        for task in running:
             if task.done() and not task.cancelled():
                 task.result()
     finally:
@@ -129,8 +136,10 @@ def read_secret(path: Path | None) -> bytes:
         raise Unavailable(f"cannot read the secret {path}: {error.strerror} (`secret_file`)") from error
 
 
-async def _announce(service: Service, follower: Follower) -> None:
+async def _announce(service: Service, follower: Follower, access: Access) -> None:
     await follower.caught_up.wait()
+    if access.required and not access.any_key:
+        service.log.warning("every request needs an API key, and there is none: make one with `llamaherd key create`")
     service.ready()
 
 

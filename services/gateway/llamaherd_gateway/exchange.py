@@ -16,6 +16,7 @@ from llamaherd_gateway.answer import Answer
 from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
 from llamaherd_gateway.heads import FORWARDED, Header, render_request_end
 from llamaherd_gateway.inflating import inflate, is_inflatable
+from llamaherd_gateway.keys import Key, NoKey
 from llamaherd_gateway.presets import apply_preset
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, problem_of, read_error
 from llamaherd_gateway.projection import Instance
@@ -67,6 +68,11 @@ class Exchange:
     """For a slot."""
     position = 0
     """In the queue, on arrival; 0: it did not have to wait."""
+
+    key: Key | None = None
+    """Whose request it is."""
+    is_counted = False
+    """Whether the key's limits have let it in."""
 
     _turn = False
     _body = b""
@@ -141,6 +147,8 @@ class Exchange:
     @property
     def party(self) -> str:
         """Who shares one place in a queue."""
+        if self.key is not None:
+            return self.key.key
         client = self._protocol.client
         return client[0] if client else ""
 
@@ -175,6 +183,11 @@ class Exchange:
         if self._encoding and not is_inflatable(self._encoding):
             text = f"the request's body is encoded as {self._encoding.decode('latin-1')}: send it plain or as gzip"
             self._refusal = Problem(status=415, message=text)
+        if self._refusal is None:
+            try:
+                self.key = self.relay.access.identify(headers)
+            except NoKey as error:
+                self._refusal = problem_of(error)
         # Not secret, so not from the kernel: that would cost as much as parsing the request.
         number = int(trace, 16) if trace is not None else getrandbits(128) or 1
         self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
@@ -237,7 +250,7 @@ class Exchange:
             self._headers, self._body = [], body
             self.model = asked.model
             model = relay.names.resolve(asked.model)
-            if model is None or asked.action != "call":
+            if model is None or asked.action != "call" or self.has_limits:
                 self._pursue(None)
                 return
             self.use_model(model)
@@ -307,7 +320,12 @@ class Exchange:
     # Its place in the model's queue (`admission.Ticket`).
 
     def use_model(self, model: str) -> None:
-        """The model that will answer: a place in its queue, instead of any other one. Raises `QueueIsFull`."""
+        """The model that will answer: a place in its queue, instead of any other one.
+
+        Raises `NotAllowed`, `QueueIsFull`.
+        """
+        if not self._known:
+            self.relay.access.check(self.key, self.route, model, self.asked.model)
         self._leave_queue()
         if self._known:
             self.relay.residency.end(self.model, None, time.monotonic())
@@ -328,6 +346,10 @@ class Exchange:
     def has_turn(self) -> bool:
         """Whether it may go to an instance."""
         return self._holds_slot or not self.route.generates
+
+    @property
+    def has_limits(self) -> bool:
+        return self.key is not None and self.key.limits.any
 
     @property
     def has_model(self) -> bool:
@@ -363,19 +385,27 @@ class Exchange:
         if self._error_head is not None:
             self._take_error(self._error_head, body, end)
             return
+        if body and not self._first_at:
+            self._first_at = self.heard_at
+        self._tail.feed(body)
+        try:
+            self._translate(body, end, out)
+        except HerdError as error:
+            self.answer_problem(problem_of(error))
+        except ValueError as error:
+            self.answer_problem(Problem(status=502, message=f"llama-server's answer makes no sense: {error}"))
+        except Exception:
+            self.relay.log.exception("an answer could not be translated", request=self.request_id)
+            self.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
+
+    def _translate(self, body: bytes, end: bool, out: list[bytes]) -> None:
+        """What came becomes what is sent. Raises whatever a translation raises."""
         now_ns = time.time_ns()
         if body:
-            if not self._first_at:
-                self._first_at = self.heard_at
-            self._tail.feed(body)
-            answer.take_body(body, now_ns, out)
+            self._answer.take_body(body, now_ns, out)
         if end:
             self._leave_instance()
-            try:
-                answer.take_end(self._own_headers(), now_ns, out)
-            except ValueError as error:
-                self.answer_problem(Problem(status=502, message=f"llama-server's answer makes no sense: {error}"))
-                return
+            self._answer.take_end(self._own_headers(), now_ns, out)
             self._write(b"".join(out))
             self._finish("ok", None)
         elif out:
@@ -516,6 +546,9 @@ class Exchange:
         now = time.monotonic()
         if self._known:
             self.relay.residency.end(self.model, self.asked.keep_alive_s, now)
+        if self.is_counted and self.key is not None:
+            usage = self._tail.usage()
+            self.relay.access.limiter.finish(self.key, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), now)
         self._end = (outcome, status, error, now, time.time_ns())
         self.relay.record(self)
 
@@ -548,6 +581,7 @@ class Exchange:
             bytes_in=self._bytes_in,
             bytes_out=self._answer.bytes_out,
             trace_id=self.trace_id,
+            key_id=self.key.key if self.key is not None else "",
         )
 
     @property

@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from llamaherd_gateway.asking import ask
+from llamaherd_gateway.limits import GOSSIP_S, Refusal, problem_of_refusal
 from llamaherd_gateway.loading import LoadFailed, StillThere
 from llamaherd_gateway.problems import Problem, problem_of
 from llamaherd_gateway.projection import Instance
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
 
 TELL_S: Final = 0.5
 """How often a client that asked for it is told how the waiting goes."""
+SHARED_S: Final = 2.0
+"""How long a request waits for room that may be in another gateway's share of a limit."""
 ATTEMPTS: Final = 2
 """Fresh connections that may break before a first byte: the second is to the instance's next spawn."""
 
 
 class QueueTimeout(Unavailable):
     """Its turn did not come within `queue_timeout_s`."""
+
+
+class OverLimit(Unavailable):
+    """The key has used what it may for now."""
 
 
 class Pursuit:
@@ -52,6 +59,8 @@ class Pursuit:
         exchange = self._exchange
         traceparent.set(exchange.traceparent)
         try:
+            if exchange.has_limits and not exchange.is_counted:
+                await self._pass_limits()
             await self._settle_name()
             match exchange.asked.action:
                 case "call":
@@ -62,6 +71,9 @@ class Pursuit:
                 case "unload":
                     await self._relay.loader.unload(exchange.model)
                     self._settle()
+        except OverLimit as error:
+            refusal = Refusal(error.retry_after_s or 1.0, error.message)
+            exchange.answer_problem(problem_of_refusal(refusal))
         except StillThere as error:
             exchange.answer_problem(Problem(status=502, message=error.message, code="upstream_lost"))
         except HerdError as error:
@@ -69,6 +81,17 @@ class Pursuit:
         except Exception:
             self._relay.log.exception("a request failed unexpectedly", request=exchange.request_id)
             exchange.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
+
+    async def _pass_limits(self) -> None:
+        """Raises `OverLimit`. What may be in another gateway's share is waited for, for a moment."""
+        exchange, access = self._exchange, self._relay.access
+        assert exchange.key is not None
+        deadline = time.monotonic() + SHARED_S
+        while (refusal := access.admit(exchange.key)) is not None:
+            if not refusal.shared or time.monotonic() > deadline:
+                raise OverLimit(refusal.sentence, retry_after_s=refusal.retry_after_s)
+            await asyncio.sleep(GOSSIP_S)
+        exchange.is_counted = True
 
     async def _settle_name(self) -> None:
         """A gateway that has just started may not know the model yet. Raises `UnknownModel`."""

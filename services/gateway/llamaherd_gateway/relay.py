@@ -11,16 +11,19 @@ from email.utils import formatdate
 from typing import Any, Final
 
 import httptools
+import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from llamaherd_gateway.access import Access
 from llamaherd_gateway.admission import Admission, QueueFull
 from llamaherd_gateway.affinity import Affinity, blocks_of
 from llamaherd_gateway.dialects.dialect import Dialect, Facts
 from llamaherd_gateway.exchange import Exchange
 from llamaherd_gateway.guard import Guard, Unacceptable
 from llamaherd_gateway.heads import Header, render_headers, render_status_line
+from llamaherd_gateway.limits import GOSSIP_S
 from llamaherd_gateway.loading import Loader
 from llamaherd_gateway.names import LATEST, Names
 from llamaherd_gateway.packing import Backlog
@@ -34,9 +37,10 @@ from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_set
 from llamaherd_gateway.spans import span_attributes, span_name
 from llamaherd_gateway.store import View
 from llamaherd_gateway.upstream import Pool
-from llamaherd_shared.bus import Bus
+from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import encode_event
+from llamaherd_shared.events.usage import decode_usage, encode_usage
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
@@ -76,9 +80,11 @@ class Relay:
         bus: Bus,
         log: Any,
         own_names: frozenset[str] | None,
+        access: Access,
     ) -> None:
         """`own_names`: names of this machine when it listens on loopback only (`guard.py`)."""
         self.settings, self.node, self.loader, self.log = settings, node, loader, log
+        self.access = access
         self.guard = Guard(settings.cors_origins, own_names=own_names)
         self.date_header = b""
         self.server_state = ServerState()
@@ -270,6 +276,26 @@ class Relay:
             self._backlog.done(parcel)
         if self._backlog:
             self._flushing = self._loop.call_later(RECORD_S, self.flush)
+
+    async def gossip(self) -> None:
+        """Tell other gateways what keys have used here, and hear it from them. Runs until cancelled."""
+        limiter, subjects = self.access.limiter, self._bus.subjects
+
+        def hear(recorded: Recorded) -> None:
+            try:
+                limiter.hear(decode_usage(recorded.data), time.monotonic())
+            except msgspec.MsgspecError:
+                self.log.debug("a gateway of another version speaks of its usage")
+
+        watch = await self._bus.watch(subjects.usage_of_all(), hear)
+        try:
+            while True:
+                usage = limiter.gossip(time.monotonic())
+                if usage is not None:
+                    await self._bus.say(subjects.usage(usage.gateway), encode_usage(usage))
+                await asyncio.sleep(GOSSIP_S)
+        finally:
+            await watch.close()
 
     def _retire_pools(self) -> None:
         """Leave instances that take no more work; those that are gone lose what is still open."""

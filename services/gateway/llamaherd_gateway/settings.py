@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from llamaherd_gateway.keys import KeysMode
 from llamaherd_gateway.rules import Rules
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.settings import SettingsError
@@ -27,15 +28,17 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Times are seconds of silence unless they say otherwise: a busy request is never cut."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs `insecure`: there are no keys yet."""
+    """Address to listen on. On anything but loopback every request needs an API key (`keys`)."""
     port: Port = 8080
     """Every dialect by its paths. 0: any free port; the log says which."""
     ollama_port: Port = 11434
     """Where Ollama's clients look first. 0: not listened on. When it is in use, the gateway does without it."""
     lmstudio_port: Port = 1234
     """The same for LM Studio's clients."""
+    keys: KeysMode = "auto"
+    """Whether requests need an API key (`llamaherd key create`): `required`, `off`, or `auto`: off on loopback only."""
     insecure: bool = False
-    """Listen on more than loopback although anybody who reaches the port may use the models."""
+    """Listen on more than loopback without keys, although anybody who reaches the port may use the models."""
     cors_origins: tuple[str, ...] = ()
     """Web pages that may use the gateway, e.g. `https://chat.example.com`; `*` stands for any part, alone for all.
     Those of this machine may always."""
@@ -71,10 +74,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Largest request line and headers together."""
 
     def __post_init__(self) -> None:
-        if not self.insecure and not is_loopback(self.host):
+        if self.keys == "off" and not self.insecure and not is_loopback(self.host):
             raise SettingsError(
-                f"setting `gateway.host`: {self.host} lets others use the models, and there are no keys yet: "
-                "use 127.0.0.1 behind a proxy that asks who it is, or set `gateway.insecure: true`"
+                f"setting `gateway.keys`: without keys, {self.host} lets others use the models: "
+                "set `gateway.keys: required`, or `gateway.insecure: true` if that is meant"
             )
 
 

@@ -1,32 +1,57 @@
 """The REST routes and the live stream. Each handler reads, asks or commands; the shapes are in `views.py`."""
 
+import asyncio
+import secrets
 import time
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request as HttpRequest
-from litestar import Response, get, post
+from litestar import Response, delete, get, post
 from litestar.params import Parameter
 from litestar.response import Stream
 
+from llamaherd_shared.api_key import ID_BYTES, SECRET_BYTES, render_id, render_key, render_secret
 from llamaherd_shared.bus import Bus
-from llamaherd_shared.commands import Accepted, History, HistoryQuery, LineQuery, Lines, LoadModel, UnloadModel
+from llamaherd_shared.commands import (
+    LISTING_TIMEOUT_S,
+    Accepted,
+    CancelPull,
+    History,
+    HistoryQuery,
+    LineQuery,
+    Lines,
+    LoadModel,
+    PullAccepted,
+    PullCancelled,
+    UnloadModel,
+)
 from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.events import event_type
+from llamaherd_shared.events.access import AccessEvent
 from llamaherd_shared.events.line import Level
 from llamaherd_shared.projection import Projection
+from llamaherd_shared.service import new_id
 from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS
 from llamaherd_ui.docs import STYLE, render_docs
-from llamaherd_ui.projection import Node, pick_node, select
+from llamaherd_ui.keys import NewKey, decide_created, decide_revoked
+from llamaherd_ui.projection import AccessKey, Node, evolve, pick_node, select
+from llamaherd_ui.pulls import NewPull, pick_puller, render_command
 from llamaherd_ui.resume import parse_topics, pick_position
 from llamaherd_ui.settings import UiSettings
-from llamaherd_ui.store import FleetStore, query, select_facts, select_requests
+from llamaherd_ui.store import FleetStore, query, select_facts, select_requests, select_usage
 from llamaherd_ui.tail import Feed, Tail
 from llamaherd_ui.views import (
+    ApiKey,
+    CreatedKey,
     Events,
     Fleet,
     Health,
+    KeyUse,
     Model,
     Requests,
+    render_api_key,
+    render_created,
     render_fact,
     render_models,
     sort_services,
@@ -36,6 +61,10 @@ from llamaherd_ui.views import (
 STREAM_HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """Keeps nginx and others from holding back a stream or compressing it."""
 DEFAULT_SPAN_S: Final = 300.0
+WRITE_TIMEOUT_S: Final = 5.0
+"""For nats-server to store a fact."""
+SEEN_TIMEOUT_S: Final = 2.0
+"""For a fact just stored to be seen here; it holds without that."""
 
 Limit = Annotated[int, Parameter(ge=1, le=1000, description="At most so many")]
 OnNode = Annotated[str | None, Parameter(description="Only this node; without it, the first that fits")]
@@ -89,6 +118,75 @@ async def unload_model(ui: Ui, model: str, node: OnNode = None) -> Accepted:
     )
 
 
+@post("/api/v1/models/pull", tags=["models"], summary="Pull a model from the hub", status_code=202)
+async def pull_model(ui: Ui, data: NewPull) -> PullAccepted:
+    """Answered once the hub has listed its files; the live stream shows the rest as `pull.` facts with this id."""
+    node = pick_puller(ui.fleet.entities, data.node)
+    subject = ui.bus.subjects.command("supervisor", "pull", node=node)
+    return await ui.bus.request(subject, render_command(data), PullAccepted, timeout_s=LISTING_TIMEOUT_S)
+
+
+@post("/api/v1/models/pull/{pull:str}/cancel", tags=["models"], summary="Stop pulling a model", status_code=200)
+async def cancel_pull(
+    ui: Ui,
+    pull: str,
+    node: Annotated[str | None, Parameter(description="Where it is pulled; needed when there are several")] = None,
+    discard: Annotated[bool, Parameter(description="Delete what has come")] = False,
+) -> PullCancelled:
+    """Without `discard`, the next pull goes on where this one stopped."""
+    subject = ui.bus.subjects.command("supervisor", "pull-cancel", node=pick_puller(ui.fleet.entities, node))
+    return await ui.bus.request(subject, CancelPull(pull=pull, discard=discard), PullCancelled)
+
+
+@get("/api/v1/keys", tags=["keys"], summary="API keys and what they have used")
+async def list_keys(ui: Ui) -> list[ApiKey]:
+    """All there ever were, oldest first; `state` tells which ones are good."""
+    now_ns = time.time_ns()
+    usage = await query(ui.requests, select_usage, now_ns=now_ns)
+    keys = sorted(select(ui.fleet.entities, AccessKey), key=lambda key: (key.created_ns, key.key))
+    return [render_api_key(key, usage.get(key.key, KeyUse()), now_ns=now_ns) for key in keys]
+
+
+@post("/api/v1/keys", tags=["keys"], summary="Make an API key")
+async def create_key(ui: Ui, data: NewKey) -> Response[CreatedKey]:
+    """The only answer that holds the key: nobody can look it up again. Gateways accept it at once."""
+    key_id, secret = render_id(secrets.token_bytes(ID_BYTES)), render_secret(secrets.token_bytes(SECRET_BYTES))
+    created = decide_created(data, key_id=key_id, secret=secret, now_ns=time.time_ns())
+    await _append(ui, created, msg_id=new_id(), expected=0)
+    key = evolve(None, created)
+    assert isinstance(key, AccessKey)
+    body = render_created(key, render_key(key_id, secret), now_ns=created.at_ns)
+    return Response(body, headers={"Cache-Control": "no-store"})
+
+
+@delete("/api/v1/keys/{key_id:str}", tags=["keys"], summary="Revoke an API key", status_code=200)
+async def revoke_key(ui: Ui, key_id: str) -> ApiKey:
+    """Gateways refuse it within a second; requests that were let in are finished. Twice is as good as once."""
+    now_ns = time.time_ns()
+    key, revoked = decide_revoked(ui.fleet.entities, key_id, now_ns=now_ns)
+    if revoked is not None:
+        # The same from every ui: two that revoke at once write one fact.
+        await _append(ui, revoked, msg_id=f"{event_type(revoked)}:{key.key}")
+        after = evolve(key, revoked)
+        assert isinstance(after, AccessKey)
+        key = after
+    usage = await query(ui.requests, select_usage, now_ns=now_ns)
+    return render_api_key(key, usage.get(key.key, KeyUse()), now_ns=now_ns)
+
+
+async def _append(ui: Ui, event: AccessEvent, *, msg_id: str, expected: int | None = None) -> None:
+    """Store a fact about a key and wait until it is seen here."""
+    if not ui.bus.connected:
+        raise Unavailable("the bus is away; it reconnects by itself", retry_after_s=2)
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            subject = ui.bus.subjects.access(event.key)
+            sequence = await ui.bus.append(subject, event, msg_id=msg_id, expected=expected)
+    except TimeoutError as error:
+        raise Unavailable("nats-server did not store it in time; see whether it did, and try again") from error
+    await ui.fleet.reached(sequence, SEEN_TIMEOUT_S)
+
+
 @get("/api/v1/requests", tags=["requests"], summary="Requests that were served, newest first")
 async def list_requests(
     ui: Ui,
@@ -96,8 +194,9 @@ async def list_requests(
     before: Annotated[int | None, Parameter(description="`next` of the page before")] = None,
     model: str | None = None,
     outcome: Annotated[str | None, Parameter(description="`ok`, `error` or `cancelled`")] = None,
+    key: Annotated[str | None, Parameter(description="Id of an API key")] = None,
 ) -> Requests:
-    found = await query(ui.requests, select_requests, before=before, model=model, outcome=outcome, limit=limit)
+    found = await query(ui.requests, select_requests, before=before, model=model, outcome=outcome, key=key, limit=limit)
     return Requests(requests=found, next=found[-1].id if len(found) == limit else None)
 
 
@@ -207,6 +306,11 @@ HANDLERS: Final = [
     list_models,
     load_model,
     unload_model,
+    pull_model,
+    cancel_pull,
+    list_keys,
+    create_key,
+    revoke_key,
     list_requests,
     list_events,
     search_logs,

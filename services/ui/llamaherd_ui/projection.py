@@ -11,6 +11,7 @@ import msgspec
 
 from llamaherd_shared.errors import NotFound
 from llamaherd_shared.events import Event
+from llamaherd_shared.events.access import AccessBase, KeyCreated, KeyLimits, KeyRevoked
 from llamaherd_shared.events.instance import (
     InstanceBase,
     InstanceDraining,
@@ -91,7 +92,23 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True, tag="instance"):
     last_lines: list[str] = []
 
 
-Entity = Node | ModelFile | InstanceState
+class AccessKey(msgspec.Struct, frozen=True, kw_only=True, tag="key"):
+    """An API key. The fields are those of `KeyCreated`, without the hash."""
+
+    key: str
+    """Its id."""
+    name: str
+    prefix: str
+    models: list[str]
+    dialects: list[str]
+    created_ns: int
+    expires_ns: int | None
+    """`None`: never."""
+    revoked_ns: int | None = None
+    limits: KeyLimits
+
+
+Entity = Node | ModelFile | InstanceState | AccessKey
 Entities = Mapping[str, Entity]
 """The whole fleet: entities by key."""
 
@@ -108,6 +125,8 @@ def entity_key(event: Event) -> str | None:
             return f"model/{event.node}/{event.model}"
         case NodeBase():
             return f"node/{event.node}"
+        case AccessBase():
+            return f"key/{event.key}"
         case _:
             return None
 
@@ -119,6 +138,8 @@ def evolve(entity: Entity | None, event: Event) -> Entity | None:
             return _evolve_node(entity if isinstance(entity, Node) else None, event)
         case ModelBase():
             return _evolve_model(entity if isinstance(entity, ModelFile) else None, event)
+        case AccessBase():
+            return _evolve_key(entity if isinstance(entity, AccessKey) else None, event)
         case InstanceBase():
             known = entity if isinstance(entity, InstanceState) else None
             before = known or InstanceState(node=event.node, model=event.model, index=event.index)
@@ -166,6 +187,25 @@ def _evolve_model(model: ModelFile | None, event: ModelBase) -> ModelFile | None
             return None
         case _:
             return model
+
+
+def _evolve_key(key: AccessKey | None, event: AccessBase) -> AccessKey | None:
+    match event:
+        case KeyCreated() if key is None or key.revoked_ns is None:
+            return AccessKey(
+                key=event.key,
+                name=event.name,
+                prefix=event.prefix,
+                models=event.models,
+                dialects=event.dialects,
+                created_ns=event.at_ns,
+                expires_ns=event.expires_ns,
+                limits=event.limits,
+            )
+        case KeyRevoked() if key is not None and key.revoked_ns is None:
+            return msgspec.structs.replace(key, revoked_ns=event.at_ns)
+        case _:
+            return key
 
 
 def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceState:

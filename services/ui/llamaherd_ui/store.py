@@ -5,6 +5,7 @@ file at start and folded forward after every commit.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -19,14 +20,15 @@ from llamaherd_shared.projection import Applied, Projection, Source
 from llamaherd_shared.streams import EVENTS, REQUESTS, STREAMS
 from llamaherd_ui.projection import Entity, entity_key, evolve
 from llamaherd_ui.resume import first_id
-from llamaherd_ui.views import Request, render_request
+from llamaherd_ui.views import KeyUse, Request, render_request
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FACTS_VERSION: Final = 1
-REQUESTS_VERSION: Final = 2
-"""2: a row is a request, not a message: there are packs."""
+FACTS_VERSION: Final = 2
+"""2: there are keys."""
+REQUESTS_VERSION: Final = 3
+"""2: a row is a request, not a message: there are packs. 3: requests have keys."""
 
 FACTS_SCHEMA: Final = """
 create table if not exists fact(
@@ -36,12 +38,20 @@ create table if not exists entity(key text primary key, state blob not null) wit
 
 REQUESTS_SCHEMA: Final = """
 create table if not exists request(
-  id integer primary key, at_ns integer not null, model text not null, outcome text not null, data blob not null);
+  id integer primary key, at_ns integer not null, model text not null, outcome text not null, key text not null,
+  data blob not null);
 create index if not exists request_model on request(model, id);
 create index if not exists request_outcome on request(outcome, id);
+create index if not exists request_key on request(key, id) where key <> '';
+create table if not exists key_usage(
+  key text not null, day integer not null, requests integer not null, prompt_tokens integer not null,
+  completion_tokens integer not null, last_ns integer not null, primary key(key, day)) without rowid;
 """
 
 _MAX_AGE_NS: Final = {stream.name: stream.max_age_s * 1_000_000_000 for stream in STREAMS}
+DAY_NS: Final = 86_400 * 1_000_000_000
+USAGE_DAYS: Final = 30
+"""As long as requests are kept, so that a rebuilt projection tells the same."""
 _PRUNE_ROWS: Final = 2
 """Rows looked at per row that is added, so that pruning keeps up."""
 
@@ -68,6 +78,7 @@ class FleetStore:
         self.entities: dict[str, Entity] = {}
         self.sequence = 0
         """Last fact folded into `entities`."""
+        self._moved = asyncio.Event()
         self.load()
 
     def load(self) -> None:
@@ -84,6 +95,8 @@ class FleetStore:
             for recorded, event in applied:
                 _fold(self.entities, event)
                 self.sequence = recorded.sequence
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
             committed(applied)
 
         def forget() -> None:
@@ -91,6 +104,13 @@ class FleetStore:
             reset()
 
         return Source(stream=EVENTS, decode=decode_event, project=project_facts, committed=fold, reset=forget)
+
+    async def reached(self, sequence: int, timeout_s: float) -> None:
+        """Return once this fact is folded in, so that who wrote it can read it; or after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.sequence < sequence:
+                    await self._moved.wait()
 
 
 def _fold(entities: dict[str, Entity], event: Event) -> None:
@@ -129,13 +149,43 @@ def project_facts(db: sqlite3.Connection, applied: Applied) -> None:
 def project_requests(db: sqlite3.Connection, applied: Applied) -> None:
     """Keep the requests, with what they are searched by as columns; a pack is many rows."""
     rows = [
-        (first_id(recorded.sequence) + place, recorded.at_ns, request.model, request.outcome, _ENCODER.encode(request))
+        (
+            first_id(recorded.sequence) + place,
+            recorded.at_ns,
+            request.model,
+            request.outcome,
+            request.key_id,
+            _ENCODER.encode(request),
+        )
         for recorded, event in applied
         for place, request in enumerate(requests_of(event))
     ]
-    db.executemany("insert or replace into request values(?,?,?,?,?)", rows)
+    db.executemany("insert or replace into request values(?,?,?,?,?,?)", rows)
+    _project_usage(db, applied)
     if rows:
         _prune(db, "request", "id", added=len(rows), oldest_ns=_oldest_ns(REQUESTS, applied))
+
+
+def _project_usage(db: sqlite3.Connection, applied: Applied) -> None:
+    """Add up what each key used, by the day on which nats-server stored it."""
+    used: dict[tuple[str, int], list[int]] = {}
+    for recorded, event in applied:
+        for request in requests_of(event):
+            if request.key_id:
+                sums = used.setdefault((request.key_id, recorded.at_ns // DAY_NS), [0, 0, 0, 0])
+                sums[0] += 1
+                sums[1] += request.prompt_tokens or 0
+                sums[2] += request.completion_tokens or 0
+                sums[3] = max(sums[3], request.at_ns)
+    if used:
+        db.executemany(
+            "insert into key_usage values(?,?,?,?,?,?) on conflict(key, day) do update set"
+            " requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " completion_tokens = completion_tokens + excluded.completion_tokens,"
+            " last_ns = max(last_ns, excluded.last_ns)",
+            [(*place, *sums) for place, sums in used.items()],
+        )
+        db.execute("delete from key_usage where day < ?", (_oldest_ns(REQUESTS, applied) // DAY_NS,))
 
 
 def _oldest_ns(stream: str, applied: Applied) -> int:
@@ -185,14 +235,28 @@ def select_facts(db: sqlite3.Connection, *, after: int, limit: int) -> list[Row]
 
 
 def select_requests(
-    db: sqlite3.Connection, *, before: int | None, model: str | None, outcome: str | None, limit: int
+    db: sqlite3.Connection, *, before: int | None, model: str | None, outcome: str | None, key: str | None, limit: int
 ) -> list[Request]:
     """Newest first; `None` does not restrict."""
     conditions: dict[str, Any] = {"id < ?": before, "model = ?": model, "outcome = ?": outcome}
+    # The index is for requests with a key only, and SQLite must see that none other is asked for.
+    conditions["key <> '' and key = ?"] = key
     given = {sql: value for sql, value in conditions.items() if value is not None}
     where = f"where {' and '.join(given)}" if given else ""
     sql = f"select id, data from request {where} order by id desc limit ?"
     return [_request(*row) for row in db.execute(sql, (*given.values(), limit))]
+
+
+def select_usage(db: sqlite3.Connection, *, now_ns: int) -> dict[str, KeyUse]:
+    """What each key used in the last `USAGE_DAYS`; keys that were not used are not there."""
+    sql = (
+        "select key, sum(requests), sum(prompt_tokens), sum(completion_tokens), max(last_ns)"
+        " from key_usage where day > ? group by key"
+    )
+    return {
+        key: KeyUse(requests=requests, prompt_tokens=prompt, completion_tokens=completion, last_used_ns=last_ns)
+        for key, requests, prompt, completion, last_ns in db.execute(sql, (now_ns // DAY_NS - USAGE_DAYS,))
+    }
 
 
 def select_requests_after(db: sqlite3.Connection, *, after: int, limit: int) -> list[Request]:

@@ -1,15 +1,16 @@
 """What the API answers: JSON shapes and the pure functions that fill them. Their fields are the API."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.line import LinePack
 from llamaherd_shared.events.presence import Presence
 from llamaherd_shared.events.request import RequestFinished
-from llamaherd_ui.projection import Entities, InstanceState, ModelFile, Node, select
+from llamaherd_ui.projection import AccessKey, Entities, InstanceState, ModelFile, Node, select
 from llamaherd_ui.resume import first_id
 
 
@@ -106,6 +107,43 @@ class Events(msgspec.Struct, frozen=True, kw_only=True):
     """`after` of the next page; `null` when there is none yet."""
 
 
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What an API key has used today and on the 29 days before (UTC)."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    last_used_ns: int | None = None
+    """When the last of its requests ended, Unix nanoseconds; `null`: none did in these days."""
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key, as far as it may be shown."""
+
+    id: str
+    name: str
+    prefix: str
+    """The beginning of the key: `llh_<id>`."""
+    state: Literal["active", "expired", "revoked"]
+    models: list[str]
+    """Names and patterns; empty: all."""
+    dialects: list[str]
+    """Empty: all."""
+    created_ns: int
+    expires_ns: int | None
+    """`null`: never."""
+    revoked_ns: int | None
+    limits: KeyLimits
+    usage: KeyUse
+
+
+class CreatedKey(ApiKey, frozen=True, kw_only=True):
+    """The answer to the person who asked for a key."""
+
+    key: str
+    """The key itself. It is shown this once: only a hash of it is kept."""
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     note: str = ""
@@ -176,6 +214,31 @@ def render_fact(sequence: int, at_ns: int, subject: str, data: bytes) -> dict[st
 def render_request(id_: int, finished: RequestFinished) -> Request:
     own = {name: getattr(finished, name) for name in _FINISHED_FIELDS}
     return Request(id=id_, **own)
+
+
+def render_api_key(key: AccessKey, usage: KeyUse, *, now_ns: int) -> ApiKey:
+    return ApiKey(**_key_fields(key, usage, now_ns))
+
+
+def render_created(key: AccessKey, secret_key: str, *, now_ns: int) -> CreatedKey:
+    return CreatedKey(**_key_fields(key, KeyUse(), now_ns), key=secret_key)
+
+
+def _key_fields(key: AccessKey, usage: KeyUse, now_ns: int) -> dict[str, Any]:
+    expired = key.expires_ns is not None and key.expires_ns <= now_ns
+    return {
+        "id": key.key,
+        "name": key.name,
+        "prefix": key.prefix,
+        "state": "revoked" if key.revoked_ns is not None else "expired" if expired else "active",
+        "models": key.models,
+        "dialects": key.dialects,
+        "created_ns": key.created_ns,
+        "expires_ns": key.expires_ns,
+        "revoked_ns": key.revoked_ns,
+        "limits": key.limits,
+        "usage": usage,
+    }
 
 
 def number_lines(sequence: int, pack: LinePack) -> list[StoredLine]:

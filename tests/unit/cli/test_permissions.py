@@ -37,8 +37,10 @@ def rights(user: str) -> Permissions:
         (SUBJECTS.instance("box", "llama-3.1", 0), "supervisor"),
         (SUBJECTS.model("box", "llama-3.1"), "supervisor"),
         (SUBJECTS.node("box"), "supervisor"),
+        (SUBJECTS.access("k7q2mzxa"), "ui"),
         (SUBJECTS.request("box", "llama-3.1", "ok"), "gateway"),
         (SUBJECTS.sample("box", "gpu/0"), "metrics"),
+        (SUBJECTS.usage("g1"), "gateway"),
     ],
 )
 def test_a_kind_of_fact_has_exactly_one_writer(subject: str, writer: str) -> None:
@@ -67,6 +69,11 @@ def test_commands_are_given_by_callers_and_heard_by_the_one_who_answers() -> Non
     assert {one for one in SERVICES if allows(rights(one).subscribe, load)} == {"supervisor"}
     assert rights("supervisor").responds
     assert not rights("ui").responds
+
+
+def test_gateways_alone_hear_what_keys_have_used_on_others() -> None:
+    assert {one for one in SERVICES if allows(rights(one).subscribe, SUBJECTS.usage("g1"))} == {"gateway"}
+    assert {one for one in SERVICES if allows(rights(one).subscribe, SUBJECTS.access("k7q2mzxa"))} >= {"gateway", "ui"}
 
 
 def test_everybody_has_an_inbox_and_nobody_hears_another_ones(user: str) -> None:

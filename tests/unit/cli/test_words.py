@@ -2,12 +2,24 @@
 
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from llamaherd.checks import Check
-from llamaherd.fleet import Instance, Model, Service
-from llamaherd.words import checks_table, instances_table, models_table, render_event, render_line, services_table
+from llamaherd.fleet import ApiKey, Instance, KeyUse, Model, Service
+from llamaherd.words import (
+    checks_table,
+    describe_key,
+    instances_table,
+    keys_table,
+    models_table,
+    render_event,
+    render_line,
+    render_pull_progress,
+    services_table,
+)
 from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.events.access import KeyLimits
 
 MODELS = [
     Model(
@@ -59,6 +71,29 @@ def test_a_failed_check_says_what_to_do() -> None:
     assert text.count("->") == 1
 
 
+def test_keys_show_what_they_are_for_and_what_they_used() -> None:
+    key = ApiKey(
+        id="k7q2mzxa", name="laptop", models=["cria"], dialects=["ollama"], expires_ns=30 * 86_400 * 10**9,
+        limits=KeyLimits(requests_per_minute=60, concurrency=4),
+        usage=KeyUse(requests=3, prompt_tokens=20, completion_tokens=5, last_used_ns=0),
+    )  # fmt: skip
+
+    text = printed(keys_table([key, ApiKey(id="aaaaaaaa", name="other", state="revoked")], now_ns=2 * 10**9))
+
+    row, other = text.splitlines()[-3:-1]
+    assert row.split() == (
+        "k7q2mzxa laptop active cria, ollama 60 requests/min, 4 at once in 29 d 23 h 2 s ago 3 25".split()
+    )
+    assert other.split() == "aaaaaaaa other revoked everything never".split()
+
+
+def test_a_key_is_described_in_words() -> None:
+    limited = ApiKey(id="a", name="n", models=["m"], limits=KeyLimits(tokens_per_minute=9), expires_ns=3600 * 10**9)
+
+    assert describe_key(limited, now_ns=10**8) == "models m in all dialects; 9 tokens/min; expires in 1 h"
+    assert describe_key(ApiKey(id="a", name="n"), now_ns=0) == "all models in all dialects; does not expire"
+
+
 def test_a_line_names_its_source() -> None:
     line = StoredLine(id=1, node="box", service="llama-server", unit="cria/0", at_ns=0, level="error", text="[red]x[/]")
 
@@ -74,3 +109,25 @@ def test_a_fact_is_one_line() -> None:
     text = printed(render_event(fact, clock="12:00")).strip()
 
     assert text == "7 12:00 instance.exited.v1 box/cria/0 cause=crash last_lines=(2 lines) load_s=0.123"
+
+
+def test_lists_in_facts_are_shown_when_they_are_words_and_counted_when_not() -> None:
+    fact = {"type": "x", "capabilities": ["completion", "tools"], "files": [{"name": "a"}, {"name": "b"}]}
+
+    text = render_event(fact, clock="12:00").plain
+
+    assert text.endswith("capabilities=completion,tools files=(2 of them)")
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "note", "text"),
+    [
+        (2**20, 2**22, "", "1.0 MiB of 4.0 MiB, 2.0 KiB/s"),
+        (2**20, 0, "", "1.0 MiB, 2.0 KiB/s"),
+        (0, 2**22, "the hub is busy", "0 B of 4.0 MiB; the hub is busy"),
+    ],
+)
+def test_progress_of_a_pull_is_bytes_and_speed_or_what_it_waits_for(
+    done: int, total: int, note: str, text: str
+) -> None:
+    assert render_pull_progress(done, total, 2048.0, note) == text

@@ -211,8 +211,7 @@ def test_what_a_gone_gateway_used_counts_and_what_it_had_in_flight_is_forgotten(
 
 def test_a_message_that_was_lost_takes_nothing_with_it() -> None:
     here, key = alone(requests_per_minute=10)
-    there, _ = alone(requests_per_minute=10)
-    there._gateway = "other"
+    there = Limiter("other", -JOIN_S)
     here.hear(there.gossip(0.0) or GatewayUsage("", []), 0.0)
     admit(there, key, 4, 0.1)
     there.gossip(0.2)

@@ -1,5 +1,7 @@
 """Words and environment of a llama-server."""
 
+import msgspec
+
 from llamaherd_supervisor.command_line import (
     Launch,
     is_marked,
@@ -43,6 +45,13 @@ def test_a_model_made_for_embeddings_serves_them() -> None:
 
     assert "--embedding" in render_arguments(launch)
     assert "--embedding" not in render_arguments(LAUNCH)
+
+
+def test_a_model_made_for_reranking_serves_that() -> None:
+    launch = msgspec.structs.replace(LAUNCH, reranking=True)
+
+    assert "--reranking" in render_arguments(launch)
+    assert "--reranking" not in render_arguments(LAUNCH)
 
 
 def test_key_is_in_the_environment_and_not_on_the_command_line() -> None:

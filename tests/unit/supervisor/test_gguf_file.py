@@ -35,6 +35,7 @@ def test_head_of_a_model(whole: bytes, tmp_path: Path) -> None:
         context_tokens=512,
         quantization="F32",
         chat=True,
+        capabilities=["completion"],
     )
 
 

@@ -1,9 +1,13 @@
 """The fleet as the pages show it, folded from histories."""
 
+from typing import get_args
+
 import pytest
 
 from llamaherd_shared.errors import NotFound
 from llamaherd_shared.events import TYPES, Event
+from llamaherd_shared.events.access import KeyCreated, KeyLimits, KeyRevoked
+from llamaherd_shared.events.alias import AliasEvent
 from llamaherd_shared.events.instance import (
     InstanceDraining,
     InstanceExited,
@@ -15,8 +19,9 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestFinished, RequestPack
-from llamaherd_ui.projection import Entity, InstanceState, ModelFile, Node, entity_key, evolve, pick_node
+from llamaherd_ui.projection import AccessKey, Entity, InstanceState, ModelFile, Node, entity_key, evolve, pick_node
 
 WHO = {"node": "n1", "model": "cria"}
 STARTED = InstanceStarted(
@@ -25,6 +30,10 @@ STARTED = InstanceStarted(
 READY = InstanceReady(**WHO, at_ns=20, load_s=0.5, slots=4, context_tokens=2048)
 JOINED = NodeJoined(node="n1", at_ns=1, version="0.1.0", cpus=2, memory_bytes=8, models_dir="/m", llama_server="/ls")
 FOUND = ModelFound(**WHO, at_ns=2, path="/m/cria.gguf", size_bytes=3, modified_ns=1, chat=True)
+KEY = KeyCreated(
+    key="k7q2mzxa", at_ns=5, name="laptop", prefix="llh_k7q2mzxa", secret_sha256="0" * 64, models=["cria"],
+    limits=KeyLimits(concurrency=4),
+)  # fmt: skip
 
 
 def exited(**fields: object) -> InstanceExited:
@@ -128,6 +137,16 @@ def test_node_that_left_stays_with_the_time_it_left() -> None:
     assert back.left_ns is None
 
 
+def test_a_key_stays_with_the_time_it_was_revoked_and_does_not_come_back() -> None:
+    made, ended = fold(KEY)["key/k7q2mzxa"], fold(KEY, KeyRevoked(key=KEY.key, at_ns=8), KEY)["key/k7q2mzxa"]
+
+    assert isinstance(made, AccessKey)
+    assert (made.name, made.models, made.limits.concurrency, made.revoked_ns) == ("laptop", ["cria"], 4, None)
+    assert isinstance(ended, AccessKey)
+    assert ended.revoked_ns == 8
+    assert fold(KeyRevoked(key="unknown", at_ns=1)) == {}
+
+
 @pytest.mark.parametrize("event", [READY, InstanceDraining(**WHO, at_ns=1, cause="unload"), exited(cause="unload")])
 def test_facts_whose_beginning_is_lost_do_not_raise(event: Event) -> None:
     assert isinstance(fold(event)["instance/n1/cria/0"], InstanceState)
@@ -137,10 +156,12 @@ def test_leaving_of_an_unknown_node_changes_nothing() -> None:
     assert fold(NodeLeft(node="n1", at_ns=9, cause="shutdown")) == {}
 
 
-def test_every_fact_but_requests_has_an_entity() -> None:
-    shown = {name for name, cls in TYPES.items() if cls not in (RequestFinished, RequestPack)}
+def test_every_fact_that_is_shown_has_an_entity() -> None:
+    elsewhere = (RequestFinished, RequestPack, *get_args(AliasEvent), *get_args(PullEvent))
+    shown = {name for name, cls in TYPES.items() if cls not in elsewhere}
     made: list[Event] = [event for history, _ in HISTORIES.values() for event in history]
     made += [JOINED, FOUND, NodeLeft(node="n", at_ns=1, cause="x"), ModelRemoved(**WHO, at_ns=1)]
+    made += [KEY, KeyRevoked(key=KEY.key, at_ns=8)]
     made += [ModelRejected(**WHO, at_ns=1, path="", reason=""), InstanceProgressed(**WHO, at_ns=1, stage="", ratio=0)]
 
     assert {str(event.__struct_config__.tag) for event in made} == shown
