@@ -7,12 +7,12 @@ from typing import Final, TypeVar
 import msgspec
 
 from llamaherd_gateway.dialects.dialect import Card, Description, Herd
-from llamaherd_gateway.loading import Loader
-from llamaherd_gateway.names import Names
-from llamaherd_gateway.presets import parameters_of
 from llamaherd_gateway.problems import BadRequest, UnknownModel
 from llamaherd_gateway.projection import Alias, Pull
-from llamaherd_gateway.routing import unknown_model_message
+from llamaherd_gateway.routing.loading import Loader
+from llamaherd_gateway.routing.names import Names
+from llamaherd_gateway.routing.presets import parameters_of
+from llamaherd_gateway.routing.table import unknown_model_message
 from llamaherd_gateway.store import View
 from llamaherd_shared.bus import Bus
 from llamaherd_shared.commands import (

@@ -6,14 +6,14 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from llamaherd_gateway.access import Access
-from llamaherd_gateway.cors import Preflight
+from llamaherd_gateway.access.cors import Preflight
+from llamaherd_gateway.access.gate import Access
+from llamaherd_gateway.access.guard import Guard
 from llamaherd_gateway.dialects.dialect import Dialect, Herd, Page, PageRequest, Reply
-from llamaherd_gateway.guard import Guard
 from llamaherd_gateway.handlers import Handler, Streaming
-from llamaherd_gateway.heads import Header
 from llamaherd_gateway.paths import Paths
 from llamaherd_gateway.problems import Problem, problem_of
+from llamaherd_gateway.relay.heads import Header
 from llamaherd_gateway.routes import PAGES, dialect_of, find_allowed
 from llamaherd_shared.errors import HerdError
 

@@ -13,18 +13,19 @@ from typing import Any, Final
 
 from uvicorn.config import Config
 
-from llamaherd_gateway.access import Access
+from llamaherd_gateway.access.gate import Access
 from llamaherd_gateway.actions import Actions
 from llamaherd_gateway.api import Api
 from llamaherd_gateway.blobs import Blobs
-from llamaherd_gateway.cards import build_cards
 from llamaherd_gateway.dialects.dialect import Dialect, Herd
 from llamaherd_gateway.dialects.lmstudio import LMSTUDIO
 from llamaherd_gateway.dialects.ollama import OLLAMA
 from llamaherd_gateway.dialects.openai import OPENAI
 from llamaherd_gateway.handlers import LmStudioHandlers, OllamaHandlers, OpenAiHandlers
-from llamaherd_gateway.loading import Loader
-from llamaherd_gateway.relay import Relay, RelayProtocol
+from llamaherd_gateway.relay.protocol import RelayProtocol
+from llamaherd_gateway.relay.relay import Relay
+from llamaherd_gateway.routing.cards import build_cards
+from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
 from llamaherd_shared import __version__

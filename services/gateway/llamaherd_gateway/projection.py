@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from llamaherd_gateway.keys import Keyring, evolve_keys
+from llamaherd_gateway.access.keys import Keyring, evolve_keys
 from llamaherd_shared.events.access import AccessBase
 from llamaherd_shared.events.alias import AliasBase, AliasSet
 from llamaherd_shared.events.instance import (

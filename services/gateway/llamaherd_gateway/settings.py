@@ -6,8 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from llamaherd_gateway.keys import KeysMode
-from llamaherd_gateway.rules import Rules
+from llamaherd_gateway.access.keys import KeysMode
+from llamaherd_gateway.routing.rules import Rules
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.settings import SettingsError
 

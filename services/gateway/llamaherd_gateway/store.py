@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llamaherd_gateway.keys import Key, Keyring, evolve_key
+from llamaherd_gateway.access.keys import Key, Keyring, evolve_key
 from llamaherd_gateway.projection import (
     PULLS_KEPT,
     Alias,
@@ -24,7 +24,7 @@ from llamaherd_gateway.projection import (
     evolve_node,
     evolve_pull,
 )
-from llamaherd_gateway.routing import build_table
+from llamaherd_gateway.routing.table import build_table
 from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.access import AccessBase
 from llamaherd_shared.events.alias import AliasBase

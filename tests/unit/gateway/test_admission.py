@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaherd_gateway.admission import Admission, QueueFull
+from llamaherd_gateway.routing.admission import Admission, QueueFull
 
 
 class Request:

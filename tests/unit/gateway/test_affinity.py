@@ -1,8 +1,8 @@
 """Which instance has a conversation's beginning in its cache."""
 
-from llamaherd_gateway.affinity import BLOCK_BYTES, BLOCKS, REMEMBERED, Affinity, blocks_of
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.routing import pick_instance
+from llamaherd_gateway.routing.affinity import BLOCK_BYTES, BLOCKS, REMEMBERED, Affinity, blocks_of
+from llamaherd_gateway.routing.table import pick_instance
 
 A, B = ("n", "m", 0), ("n", "m", 1)
 INSTANCES = tuple(Instance(node="n", model="m", index=index, state="ready", slots=2) for index in (0, 1))

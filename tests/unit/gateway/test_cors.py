@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamaherd_gateway.cors import OLLAMA_ORIGINS, REMEMBERED, Cors
+from llamaherd_gateway.access.cors import OLLAMA_ORIGINS, REMEMBERED, Cors
 
 OLLAMA = Cors(OLLAMA_ORIGINS)
 VARY = (b"vary", b"origin")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamaherd_gateway.heads import (
+from llamaherd_gateway.relay.heads import (
     FORWARDED,
     keep_header,
     render_request_end,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaherd_gateway.hosts import refuse_host
+from llamaherd_gateway.access.hosts import refuse_host
 
 OWN = frozenset({"workstation", "workstation.example.net", "203.0.113.7", "2001:db8::7"})
 

@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from llamaherd_gateway.inflating import inflate, is_inflatable
 from llamaherd_gateway.problems import BadRequest
+from llamaherd_gateway.relay.inflating import inflate, is_inflatable
 
 
 @pytest.mark.parametrize(("encoding", "packed"), [(b"gzip", gzip.compress(b"{}")), (b"deflate", zlib.compress(b"{}"))])

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaherd_gateway.dialects.openai import OPENAI
-from llamaherd_gateway.keys import (
+from llamaherd_gateway.access.keys import (
     Key,
     Keyring,
     NoKey,
@@ -19,6 +18,7 @@ from llamaherd_gateway.keys import (
     keys_required,
     sees,
 )
+from llamaherd_gateway.dialects.openai import OPENAI
 from llamaherd_gateway.problems import problem_of
 from llamaherd_shared.api_key import hash_secret, parse_key, render_id, render_key, render_prefix, render_secret
 from llamaherd_shared.events.access import DIALECTS, AccessEvent, KeyCreated, KeyRevoked

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.traffic import Traffic, most_in_a_minute
-from llamaherd_gateway.keys import Key
-from llamaherd_gateway.limits import BEAT_S, FORGET_S, JOIN_S, Limiter, problem_of_refusal
-from llamaherd_gateway.windows import WINDOW_S, Window, free_at
+from llamaherd_gateway.access.keys import Key
+from llamaherd_gateway.access.limits import BEAT_S, FORGET_S, JOIN_S, Limiter, problem_of_refusal
+from llamaherd_gateway.access.windows import WINDOW_S, Window, free_at
 from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.usage import GatewayUsage
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamaherd_gateway.names import REMEMBERED, Names
+from llamaherd_gateway.routing.names import REMEMBERED, Names
 
 NAMES = Names(
     ("cria", "Qwen3-8B", "org/model", "tagged:latest"),

@@ -25,9 +25,8 @@ from llamaherd_gateway.dialects.ollama import (
     render_show,
 )
 from llamaherd_gateway.dialects.ollama.details import render_count
-from llamaherd_gateway.problems import BadRequest, Problem, problem_of, read_error
-from llamaherd_gateway.problems import UnknownModel
-from llamaherd_gateway.routing import unknown_model_message
+from llamaherd_gateway.problems import BadRequest, Problem, UnknownModel, problem_of, read_error
+from llamaherd_gateway.routing.table import unknown_model_message
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 SECOND = 1_000_000_000

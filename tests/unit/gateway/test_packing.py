@@ -1,6 +1,6 @@
 """Which events leave in one message."""
 
-from llamaherd_gateway.packing import Backlog
+from llamaherd_gateway.relay.packing import Backlog
 from llamaherd_shared.events import decode_event, encode_event
 from llamaherd_shared.events.request import MAX_BYTES, MAX_REQUESTS, RequestFinished, requests_of
 

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from llamaherd_gateway.presets import apply_preset, parameters_of
 from llamaherd_gateway.projection import Alias
+from llamaherd_gateway.routing.presets import apply_preset, parameters_of
 
 PIRATE = Alias(alias="pirate", model="cria", system="Be a pirate.", parameters={"temperature": 0.1})
 HELLO = {"role": "user", "content": "hello"}

@@ -1,6 +1,6 @@
 """How long a model stays loaded."""
 
-from llamaherd_gateway.residency import Residency
+from llamaherd_gateway.routing.residency import Residency
 
 
 def used(residency: Residency, model: str, keep_alive_s: float | None, *, at_s: float = 0.0) -> Residency:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llamaherd_gateway.projection import Fleet, Instance, Model, Node
-from llamaherd_gateway.routing import (
+from llamaherd_gateway.routing.table import (
     ModelUnusable,
     UnknownModel,
     build_table,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llamaherd_gateway.problems import BadRequest
-from llamaherd_gateway.rules import Rules, apply_rules
+from llamaherd_gateway.routing.rules import Rules, apply_rules
 from llamaherd_gateway.settings import ModelSettings, model_settings
 
 

@@ -4,9 +4,9 @@ from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_shared.settings import SettingsError
 
 
-def test_an_address_others_reach_needs_insecure() -> None:
-    with pytest.raises(SettingsError, match=r"setting `gateway\.host`: 0\.0\.0\.0 lets others use the models"):
-        GatewaySettings(host="0.0.0.0")
-
-    assert GatewaySettings(host="0.0.0.0", insecure=True).host == "0.0.0.0"
-    assert GatewaySettings(host="::1").host == "::1"
+def test_an_address_others_reach_asks_for_keys_unless_that_is_meant() -> None:
+    assert GatewaySettings(host="0.0.0.0").keys == "auto"
+    assert GatewaySettings(host="0.0.0.0", keys="off", insecure=True).host == "0.0.0.0"
+    with pytest.raises(SettingsError, match="gateway.insecure"):
+        GatewaySettings(host="0.0.0.0", keys="off")
+    assert GatewaySettings(keys="off").host == "127.0.0.1"

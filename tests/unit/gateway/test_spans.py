@@ -1,4 +1,4 @@
-from llamaherd_gateway.spans import span_attributes, span_name
+from llamaherd_gateway.relay.spans import span_attributes, span_name
 from llamaherd_shared.events.request import RequestFinished
 
 CHAT = RequestFinished(

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaherd_gateway.usage import HEAD_BYTES, TAIL_BYTES, Tail, Usage
+from llamaherd_gateway.relay.usage import HEAD_BYTES, TAIL_BYTES, Tail, Usage
 
 TIMINGS = (
     b'"timings":{"cache_n":27,"prompt_n":1,"prompt_ms":148.659,"prompt_per_token_ms":148.659,'

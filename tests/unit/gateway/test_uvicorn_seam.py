@@ -8,8 +8,8 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from llamaherd_gateway.exchange import Exchange
-from llamaherd_gateway.relay import RelayProtocol
+from llamaherd_gateway.relay.exchange import Exchange
+from llamaherd_gateway.relay.protocol import RelayProtocol
 
 OVERRIDDEN = (
     "connection_lost",

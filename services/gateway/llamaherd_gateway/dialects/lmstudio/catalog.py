@@ -8,7 +8,7 @@ import msgspec
 from llamaherd_gateway.dialects.dialect import Card, Herd, Loaded, PageRequest, Reply
 from llamaherd_gateway.dialects.lmstudio.chat import reasoning_options
 from llamaherd_gateway.problems import UnknownModel
-from llamaherd_gateway.routing import unknown_model_message
+from llamaherd_gateway.routing.table import unknown_model_message
 
 SERVING: Final = frozenset({"ready", "draining"})
 """States of an instance that is in memory."""

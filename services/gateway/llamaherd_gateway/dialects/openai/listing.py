@@ -7,7 +7,7 @@ import msgspec
 from llamaherd_gateway.dialects.dialect import Card, Herd, Page, PageRequest, Reply
 from llamaherd_gateway.dialects.openai.errors import OPENAI
 from llamaherd_gateway.problems import UnknownModel
-from llamaherd_gateway.routing import unknown_model_message
+from llamaherd_gateway.routing.table import unknown_model_message
 
 
 def render_card(card: Card) -> dict[str, Any]:

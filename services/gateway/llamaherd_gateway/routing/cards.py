@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from llamaherd_gateway.dialects.dialect import Card, Loaded
 from llamaherd_gateway.projection import Fleet, Instance, Model
-from llamaherd_gateway.routing import Table
+from llamaherd_gateway.routing.table import Table
 
 LOADED = ("loading", "ready", "draining", "stopping")
 """States in which an instance takes memory."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llamaherd_gateway.dialects.dialect import Ask
-from llamaherd_gateway.heads import render_request_end
 from llamaherd_gateway.problems import BadRequest, read_error
-from llamaherd_gateway.upstream import Head, Pool
+from llamaherd_gateway.relay.heads import render_request_end
+from llamaherd_gateway.relay.upstream import Head, Pool
 from llamaherd_shared.errors import HerdError, Unavailable
 
 if TYPE_CHECKING:
-    from llamaherd_gateway.exchange import Exchange
+    from llamaherd_gateway.relay.exchange import Exchange
 
 
 class _Question:

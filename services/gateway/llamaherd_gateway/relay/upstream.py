@@ -17,8 +17,8 @@ from typing import Final, Protocol, cast
 import httptools
 import msgspec
 
-from llamaherd_gateway.heads import keep_header, render_request_start
 from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.relay.heads import keep_header, render_request_start
 
 IDLE_S: Final = 4.0
 """llama-server closes an idle connection after 5 s."""

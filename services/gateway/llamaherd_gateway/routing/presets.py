@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_gateway.projection import Alias
-from llamaherd_gateway.rules import Rules, apply_rules
+from llamaherd_gateway.routing.rules import Rules, apply_rules
 
 OPTION_NAMES: Final = {"num_predict": "max_tokens", "num_keep": "n_keep"}
 """Ollama's name -> llama-server's, where they differ; all others are the same (api-dialects, 5.5)."""

@@ -3,9 +3,9 @@
 from typing import Final
 
 from llamaherd_gateway.dialects.dialect import Dialect, Translation
-from llamaherd_gateway.heads import render_status_line
 from llamaherd_gateway.problems import Problem
-from llamaherd_gateway.upstream import Head
+from llamaherd_gateway.relay.heads import render_status_line
+from llamaherd_gateway.relay.upstream import Head
 
 EVENT_BYTES: Final = 2**20
 """An event of a stream longer than this is passed on in pieces."""

@@ -4,17 +4,17 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from llamaherd_gateway.asking import ask
-from llamaherd_gateway.limits import GOSSIP_S, Refusal, problem_of_refusal
-from llamaherd_gateway.loading import LoadFailed, StillThere
+from llamaherd_gateway.access.limits import GOSSIP_S, Refusal, problem_of_refusal
 from llamaherd_gateway.problems import Problem, problem_of
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.routing import ModelUnusable
+from llamaherd_gateway.relay.asking import ask
+from llamaherd_gateway.routing.loading import LoadFailed, StillThere
+from llamaherd_gateway.routing.table import ModelUnusable
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.trace import traceparent
 
 if TYPE_CHECKING:
-    from llamaherd_gateway.exchange import Exchange
+    from llamaherd_gateway.relay.exchange import Exchange
 
 TELL_S: Final = 0.5
 """How often a client that asked for it is told how the waiting goes."""

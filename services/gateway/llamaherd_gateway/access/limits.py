@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from llamaherd_gateway.keys import Key
-from llamaherd_gateway.meters import Counted, Meter, Peer, meters_of
+from llamaherd_gateway.access.keys import Key
+from llamaherd_gateway.access.meters import Counted, Meter, Peer, meters_of
+from llamaherd_gateway.access.windows import WINDOW_S, free_at
 from llamaherd_gateway.problems import Problem
-from llamaherd_gateway.windows import WINDOW_S, free_at
 from llamaherd_shared.api_key import PREFIX
 from llamaherd_shared.events.usage import GatewayUsage, KeyUsage
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from llamaherd_gateway.cors import OLLAMA_ORIGINS, Cors, Preflight
-from llamaherd_gateway.heads import Header
-from llamaherd_gateway.hosts import refuse_host
+from llamaherd_gateway.access.cors import OLLAMA_ORIGINS, Cors, Preflight
+from llamaherd_gateway.access.hosts import refuse_host
 from llamaherd_gateway.problems import Problem
+from llamaherd_gateway.relay.heads import Header
 
 
 class Unacceptable(Exception):

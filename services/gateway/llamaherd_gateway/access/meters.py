@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from llamaherd_gateway.windows import Window
+from llamaherd_gateway.access.windows import Window
 from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.usage import KeyUsage
 

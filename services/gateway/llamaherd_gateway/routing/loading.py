@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.routing import pick_instance, pick_node
+from llamaherd_gateway.routing.table import pick_instance, pick_node
 from llamaherd_gateway.store import View
 from llamaherd_shared.commands import Accepted, LoadModel, UnloadModel
 from llamaherd_shared.errors import Unavailable

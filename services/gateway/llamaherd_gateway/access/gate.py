@@ -4,9 +4,18 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from llamaherd_gateway.access.keys import (
+    Key,
+    KeysMode,
+    NotAllowed,
+    allows,
+    credential_of,
+    identify,
+    keys_required,
+    sees,
+)
+from llamaherd_gateway.access.limits import Limiter, Refusal
 from llamaherd_gateway.dialects.dialect import Card, Route
-from llamaherd_gateway.keys import Key, KeysMode, NotAllowed, allows, credential_of, identify, keys_required, sees
-from llamaherd_gateway.limits import Limiter, Refusal
 from llamaherd_gateway.store import View
 
 ADMINISTRATIVE: Final = "llama"

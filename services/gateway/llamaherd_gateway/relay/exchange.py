@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llamaherd_gateway.answer import Answer
+from llamaherd_gateway.access.keys import Key, NoKey
 from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
-from llamaherd_gateway.heads import FORWARDED, Header, render_request_end
-from llamaherd_gateway.inflating import inflate, is_inflatable
-from llamaherd_gateway.keys import Key, NoKey
-from llamaherd_gateway.presets import apply_preset
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, problem_of, read_error
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.pursuit import ATTEMPTS, Pursuit
-from llamaherd_gateway.rules import apply_rules
-from llamaherd_gateway.upstream import Connection, Head, Pool
-from llamaherd_gateway.usage import Tail
+from llamaherd_gateway.relay.answer import Answer
+from llamaherd_gateway.relay.heads import FORWARDED, Header, render_request_end
+from llamaherd_gateway.relay.inflating import inflate, is_inflatable
+from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
+from llamaherd_gateway.relay.upstream import Connection, Head, Pool
+from llamaherd_gateway.relay.usage import Tail
+from llamaherd_gateway.routing.presets import apply_preset
+from llamaherd_gateway.routing.rules import apply_rules
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.request import RequestFinished
 from llamaherd_shared.trace import trace_id_of
 
 if TYPE_CHECKING:
-    from llamaherd_gateway.relay import RelayProtocol
+    from llamaherd_gateway.relay.protocol import RelayProtocol
 
 CLIENT_CLOSED: Final = 499
 """nginx's status for a client that left before any answer."""

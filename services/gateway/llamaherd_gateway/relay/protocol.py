@@ -1,0 +1,316 @@
+"""The hot path inside uvicorn: its httptools protocol, with an `Exchange` in the place of its own cycle on hot routes.
+
+uvicorn keeps doing what it does well: keep-alive timers, flow control, every other route as ASGI. The seam is not a
+documented interface of uvicorn; `tests/unit/gateway/test_uvicorn_seam.py` holds it still.
+"""
+
+import time
+from typing import Any, Final
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llamaherd_gateway.access.guard import Unacceptable
+from llamaherd_gateway.dialects.dialect import Dialect
+from llamaherd_gateway.problems import Problem
+from llamaherd_gateway.relay.exchange import Exchange
+from llamaherd_gateway.relay.heads import Header, render_headers, render_status_line
+from llamaherd_gateway.relay.relay import Relay
+from llamaherd_gateway.routes import find_route
+
+PIPELINED: Final = 8
+"""Requests that may wait behind the one being answered before the connection is no longer read."""
+OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+"""Headers by which a client offers another protocol."""
+LINGER_S: Final = 2.0
+"""How long the rest of a refused body is read and thrown away: closing at once would reset the answer away."""
+
+
+class RelayProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    def __init__(self, config: Config, relay: Relay, home: Dialect) -> None:
+        super().__init__(config, relay.server_state, {})
+        self.relay, self._home = relay, home
+        self._max_head_bytes = relay.settings.max_head_bytes
+        self._exchange: Exchange | None = None
+        """Whose turn it is."""
+        self._fed_bytes = 0
+        """Since the message began, as far as its head is concerned."""
+        self._began = self._head_began = time.monotonic()
+        """The first stays; the second is 0 between the heads."""
+        self._idle_since = 0.0
+        """0 while there is something to answer."""
+        self._write_paused_at = 0.0
+        self._hosts = 0
+        self._host: bytes | None = None
+        self._origin: bytes | None = None
+        self._cors: tuple[Header, ...] = ()
+        """Headers of the answer that tell a browser which pages may read it."""
+        self._lingering = False
+        self._declining = False
+        """Between the head of a request that offers an upgrade and its second reading."""
+        self._deaf = False
+        """What comes in is no longer read as HTTP."""
+
+    # From the transport.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        waiting = [cycle for cycle, _ in self.pipeline]
+        super().connection_lost(exc)
+        for cycle in (self._exchange, self.cycle, *waiting):
+            if isinstance(cycle, Exchange):
+                cycle.client_gone()
+        self.pipeline.clear()
+        self.relay.connection_closed.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._fed_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse_garbage(error)
+        else:
+            if not self._head_began:
+                self._fed_bytes = 0
+            elif self._fed_bytes > self._max_head_bytes:
+                self._refuse(self._head_too_large())
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Another protocol was offered (Java's HTTP client offers h2c to everybody) and llhttp stopped after the head.
+
+        We speak HTTP/1.1 only: read the same head again without the offer, and what follows it.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self._declining = False
+        if method == b"CONNECT":
+            self._refuse(
+                Problem(status=405, message="this is no proxy: CONNECT is not served", code="method_not_allowed")
+            )
+            return
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in OFFERS]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self._fed_bytes = 0
+        self.data_received(head + rest)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_paused_at = time.monotonic()
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_paused_at = 0.0
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # From the parser.
+
+    def on_message_begin(self) -> None:
+        # uvicorn makes its scope here; hot routes do without one.
+        self.url = b""
+        self.headers = []
+        self._hosts = 0
+        self._host = self._origin = None
+        self._began = self._head_began = time.monotonic()
+        self._idle_since = 0.0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+            self._host = value
+        elif name == b"origin":
+            self._origin = value
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            text = f"the transfer coding {value.decode('latin-1')!r} is not supported: only `chunked` is"
+            raise Unacceptable(Problem(status=501, message=text, code="unsupported_transfer_coding"))
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._head_began = 0.0
+        if self.parser.should_upgrade():
+            self._declining = True
+            return
+        if self._fed_bytes > self._max_head_bytes and self._head_size() > self._max_head_bytes:
+            raise Unacceptable(self._head_too_large())
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+            # RFC 9112, section 3.2: such a message may mean one thing here and another to a proxy in front.
+            raise Unacceptable(Problem(status=400, message=f"the request has {self._hosts} Host headers, not one"))
+        self._cors = self.relay.guard.judge(self._host, self._origin)
+        target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
+        path = target.partition(b"?")[0]
+        route = find_route(self.parser.get_method(), target, path, self.relay.known)
+        if route is None:
+            self._start_asgi()
+            return
+        version = self.parser.get_http_version()
+        exchange = Exchange(
+            self,
+            route,
+            target=target,
+            headers=self.headers,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            http_1_0=version == "1.0",
+            began=self._began,
+            cors=render_headers(self._cors),
+        )
+        before: Any = self.cycle
+        self.cycle = exchange  # type: ignore[assignment]
+        if before is None or before.response_complete:
+            self._take_turn(exchange)
+        else:
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if len(self.pipeline) >= PIPELINED:
+                self.flow.pause_reading()
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _start_asgi(self) -> None:
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.scope["extensions"] = {"llamaherd.cors": {"headers": self._cors}}
+        self.expect_100_continue = (b"expect", b"100-continue") in headers
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is Exchange:
+            cycle.feed(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle: Any = self.cycle
+        if self._declining:
+            return
+        if type(cycle) is not Exchange:
+            super().on_message_complete()
+        elif self._lingering:
+            self.transport.close()
+        else:
+            cycle.end_of_request()
+
+    # Turns.
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        # uvicorn calls this for the next request in the pipeline.
+        if type(cycle) is Exchange:
+            self._take_turn(cycle)
+        else:
+            self._exchange = None
+            super()._start_asgi_task(cycle, app)
+
+    def _take_turn(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        exchange.take_turn()
+
+    def exchange_finished(self, exchange: Exchange) -> None:
+        """An exchange has written its answer."""
+        self._exchange = None
+        if not exchange.complete:
+            self._linger()
+        elif not exchange.keep_alive or self._deaf:
+            self.transport.close()
+        elif self.pipeline:
+            # Not at once: a pipeline full of refusals would go as deep into the stack as it is long.
+            self.loop.call_soon(self.on_response_complete)
+        else:
+            self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Next in the pipeline, or idle. Replaces uvicorn's, whose timer for every answer costs more than a sweep."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            if len(self.pipeline) < PIPELINED:
+                self.flow.resume_reading()
+            self._start_asgi_task(cycle, app)
+            return
+        self.flow.resume_reading()
+        if self._deaf:
+            self.transport.close()
+        elif not self._head_began:
+            self._idle_since = time.monotonic()
+
+    def _linger(self) -> None:
+        """The client is still sending what was refused: read on for a moment, then close."""
+        self._lingering = True
+        self.flow.resume_reading()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _refuse_garbage(self, error: httptools.HttpParserError) -> None:
+        """This is no HTTP, or HTTP that means different things to different readers."""
+        if isinstance(error.__context__, Unacceptable):
+            self._refuse(error.__context__.problem)
+        else:
+            self._refuse(Problem(status=400, message=f"not an HTTP request: {error}"))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer, if no other answer is under way, and listen no more."""
+        self._deaf = True
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if isinstance(cycle, Exchange) and not cycle.complete:
+                # The body itself is broken: chunk sizes that are none, for one.
+                if cycle is self._exchange:
+                    cycle.answer_problem(problem)
+                else:
+                    self.transport.abort()
+            return
+        body = self._home.render_problem(problem, "")
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(render_status_line(problem.status) + head + body)
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _head_too_large(self) -> Problem:
+        limit = self._max_head_bytes
+        return Problem(status=431, message=f"the request's head is larger than {limit} bytes")
+
+    # Time.
+
+    def check(self, now: float) -> None:
+        """Called about once a second (`Relay.sweep`)."""
+        settings = self.relay.settings
+        if self._head_began and now - self._head_began > settings.receive_timeout_s:
+            self.transport.abort()
+        elif self._write_paused_at and now - self._write_paused_at > settings.stalled_client_s:
+            self.transport.abort()
+        elif self._exchange is not None:
+            self._exchange.check(now)
+        elif self._idle_since and now - self._idle_since > settings.keep_alive_s:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """Take no more requests; answer the one in flight, then close."""
+        super().shutdown()
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+
+    def stop(self) -> None:
+        """Waited long enough: end what is in flight with an error, and close."""
+        if self._exchange is not None:
+            self._exchange.stop()
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def _origin_form(url: bytes) -> bytes:
+    """Path and query of an absolute URL (RFC 9112, section 3.2.2); anything else as it is."""
+    if not url.startswith((b"http://", b"https://")):
+        return url
+    parsed = httptools.parse_url(url)
+    path: bytes = parsed.path or b"/"
+    return path + b"?" + parsed.query if parsed.query else path

@@ -1,0 +1,324 @@
+"""What all requests of a gateway share: models, instances, turns, and the way of their facts to the bus."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
+from typing import Any, Final, Protocol, cast
+
+import msgspec
+from uvicorn.server import ServerState
+
+from llamaherd_gateway.access.gate import Access
+from llamaherd_gateway.access.guard import Guard
+from llamaherd_gateway.access.limits import GOSSIP_S
+from llamaherd_gateway.dialects.dialect import Facts
+from llamaherd_gateway.problems import UnknownModel
+from llamaherd_gateway.projection import Alias, Instance, InstanceKey
+from llamaherd_gateway.relay.exchange import Exchange
+from llamaherd_gateway.relay.packing import Backlog
+from llamaherd_gateway.relay.pursuit import Pursuit
+from llamaherd_gateway.relay.spans import span_attributes, span_name
+from llamaherd_gateway.relay.upstream import Pool
+from llamaherd_gateway.routing.admission import Admission, QueueFull
+from llamaherd_gateway.routing.affinity import Affinity, blocks_of
+from llamaherd_gateway.routing.loading import Loader
+from llamaherd_gateway.routing.names import LATEST, Names
+from llamaherd_gateway.routing.residency import Residency
+from llamaherd_gateway.routing.table import pick_instance, unknown_model_message
+from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_settings
+from llamaherd_gateway.store import View
+from llamaherd_shared.bus import Bus, Recorded
+from llamaherd_shared.errors import HerdError, Unavailable
+from llamaherd_shared.events import encode_event
+from llamaherd_shared.events.usage import decode_usage, encode_usage
+from llamaherd_shared.telemetry import is_tracing, record_span
+from llamaherd_shared.upstream_key import upstream_key
+
+SWEEP_S: Final = 1.0
+RECORD_S: Final = 0.01
+"""How long events are collected. Publishing each one at once would stand in the way of the client's next request."""
+BUS_BUSY: Final = 64
+"""Messages that wait in the bus, from which on events are kept here: they leave in larger packs when it has room.
+Enough for 6,400 messages a second; 64 packs are 13 MB at most, stored well before the bus would send them again."""
+BACKLOG_EVENTS: Final = 200_000
+"""Events kept here at most: about 120 MB, or 15 s of 12,000 requests a second."""
+
+
+class Checked(Protocol):
+    """A client connection (`protocol.RelayProtocol`)."""
+
+    def check(self, now: float) -> None:
+        """Called about once a second, with the monotonic time."""
+
+
+class QueueIsFull(Unavailable):
+    """Too many wait for a model's slots already."""
+
+    code = "queue_full"
+
+
+class Relay:
+    """What all exchanges share."""
+
+    def __init__(
+        self,
+        *,
+        settings: GatewaySettings,
+        node: str,
+        secret: bytes,
+        view: View,
+        loader: Loader,
+        bus: Bus,
+        log: Any,
+        own_names: frozenset[str] | None,
+        access: Access,
+    ) -> None:
+        """`own_names`: names of this machine when it listens on loopback only (`guard.py`)."""
+        self.settings, self.node, self.loader, self.log = settings, node, loader, log
+        self.access = access
+        self.guard = Guard(settings.cors_origins, own_names=own_names)
+        self.date_header = b""
+        self.server_state = ServerState()
+        self.connection_closed = asyncio.Event()
+        """Set whenever a client connection has ended."""
+        self._secret, self._view, self._bus = secret, view, bus
+        self._pools: dict[InstanceKey, Pool] = {}
+        self._loop = asyncio.get_running_loop()
+        self._complete: list[Exchange] = []
+        self._backlog = Backlog(BACKLOG_EVENTS)
+        self._flushing: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._dropped = 0
+        self.admission = Admission(settings.queue_limit)
+        self.pursuits: set[Pursuit] = set()
+        """Of requests that wait for a load or a slot."""
+        self.names = Names((), {}, None)
+        self.residency = Residency()
+        self._affinity = Affinity()
+        self._facts: dict[InstanceKey, Facts] = {}
+        self._settings_of: dict[str, ModelSettings] = {}
+        self._unloading: set[asyncio.Task[None]] = set()
+        view.on_change.append(self._follow)
+        self._follow()
+
+    # Which model and which instance.
+
+    def model_named(self, asked: str) -> str:
+        """The model a name means. Raises `UnknownModel`."""
+        model = self.names.resolve(asked)
+        if model is None:
+            raise UnknownModel(unknown_model_message(asked, self._view.table.known))
+        return model
+
+    @property
+    def known(self) -> Sequence[str]:
+        """Names of models that can be asked for."""
+        return self._view.table.known
+
+    def has_ready(self, model: str) -> bool:
+        return model in self._view.table.ready
+
+    def choose(self, exchange: Exchange) -> Instance | None:
+        """The ready instance that should answer; `None`: there is none now."""
+        ready = self._view.table.ready.get(exchange.model)
+        if not ready:
+            return None
+        if len(ready) == 1:
+            return ready[0]
+        blocks = blocks_of(exchange.text)
+        in_flight = {key: pool.in_flight for key, pool in self._pools.items()}
+        instance = pick_instance(ready, in_flight, self._affinity.find(blocks))
+        self._affinity.note(blocks, instance.key)
+        return instance
+
+    def facts_of(self, instance: Instance) -> Facts:
+        """What is known of the model this instance serves."""
+        facts = self._facts.get(instance.key)
+        if facts is None:
+            file = self._view.fleet.models.get((instance.node, instance.model))
+            facts = self._facts[instance.key] = Facts(
+                model=instance.model,
+                context_tokens=instance.context_tokens,
+                slots=max(instance.slots, 1),
+                architecture=file.architecture if file is not None else "",
+                quantization=file.quantization if file is not None else "",
+                capabilities=frozenset(file.capabilities if file is not None else ("completion",)),
+            )
+        return facts
+
+    def rules_of(self, model: str) -> ModelSettings:
+        """What whoever runs the herd decided about this model's requests."""
+        found = self._settings_of.get(model)
+        if found is None:
+            found = self._settings_of[model] = model_settings(self.settings.models, model)
+        return found
+
+    def alias_of(self, asked: str) -> Alias | None:
+        """What a client's alias brings with it; `None`: this name is none, or brings nothing."""
+        aliases = self._view.fleet.aliases
+        if not aliases:
+            return None
+        alias = aliases.get(asked) or aliases.get(asked.removesuffix(LATEST))
+        return alias if alias is not None and (alias.system or alias.parameters) else None
+
+    def fallback_of(self, model: str) -> str | None:
+        """The model to ask when this one cannot be had."""
+        fallback = self.rules_of(model).fallback
+        return self.names.resolve(fallback) if fallback is not None else None
+
+    # How long it stays.
+
+    def expires_ns(self) -> dict[str, int]:
+        """Models that will be unloaded if nothing is asked of them -> when, Unix nanoseconds."""
+        now, now_ns = time.monotonic(), time.time_ns()
+        due = {model: self.residency.until_s(model, now) for model in self._view.table.ready}
+        return {model: now_ns + int((until - now) * 1e9) for model, until in due.items() if until is not None}
+
+    def _unload(self, model: str) -> None:
+        async def unload() -> None:
+            try:
+                await self.loader.unload(model)
+            except HerdError as error:
+                self.log.warning("an idle model could not be unloaded", model=model, reason=error.message)
+
+        task = asyncio.create_task(unload())
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+
+    # Whose turn it is.
+
+    def enter_queue(self, exchange: Exchange) -> bool:
+        """`True`: a slot is free. Raises `QueueIsFull`."""
+        try:
+            return self.admission.enter(exchange.model, exchange.party, exchange)
+        except QueueFull:
+            limit = self.settings.queue_limit
+            text = f"{limit} requests wait for the model {exchange.model!r} already (`gateway.queue_limit`)"
+            raise QueueIsFull(text, retry_after_s=5) from None
+
+    def position_of(self, exchange: Exchange) -> int:
+        return self.admission.position(exchange.model, exchange.party, exchange)
+
+    def _follow(self) -> None:
+        """The herd has changed."""
+        table = self._view.table
+        made = {alias.alias: alias.model for alias in self._view.fleet.aliases.values()}
+        self.names = Names(table.known, {**made, **self.settings.aliases}, self.settings.default_model)
+        self._facts.clear()
+        self._retire_pools()
+        self.admission.set_capacity(
+            {
+                model: sum(self.rules_of(model).concurrency or max(instance.slots, 1) for instance in ready)
+                for model, ready in table.ready.items()
+            }
+        )
+        for pursuit in self.pursuits:
+            pursuit.wake()
+
+    # Connections.
+
+    def pool_of(self, instance: Instance) -> Pool:
+        """Connections to this spawn of the instance."""
+        pool = self._pools.get(instance.key)
+        if pool is None or pool.instance.generation < instance.generation:
+            key = upstream_key(
+                self._secret,
+                node=instance.node,
+                model=instance.model,
+                index=instance.index,
+                generation=instance.generation,
+            )
+            if pool is not None:
+                pool.retire(gone=True)
+            pool = self._pools[instance.key] = Pool(
+                instance, key, loop=self._loop, connect_timeout_s=self.settings.connect_timeout_s
+            )
+        return pool
+
+    def record(self, exchange: Exchange) -> None:
+        """Take note of a complete exchange; its event goes out within `RECORD_S`."""
+        self._complete.append(exchange)
+        if self._flushing is None:
+            self._flushing = self._loop.call_later(RECORD_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand the events of complete exchanges to the bus; what it has no room for now is tried again."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        complete, self._complete = self._complete, []
+        for exchange in complete:
+            event = exchange.event()
+            if is_tracing():
+                record_span(
+                    span_name(event),
+                    parent=exchange.traceparent,
+                    start_ns=event.at_ns - int(event.total_ms * 1e6),
+                    end_ns=event.at_ns,
+                    attributes=span_attributes(event),
+                    failed=event.outcome == "error",
+                )
+            subject = self._bus.subjects.request(self.node, exchange.subject_model, event.outcome)
+            if not self._backlog.add(subject, event.request_id, encode_event(event)):
+                self._dropped += 1
+        while (self._closing or self._bus.waiting < BUS_BUSY) and (parcel := self._backlog.next()) is not None:
+            if not self._bus.offer(parcel.subject, parcel.payload, msg_id=parcel.message_id):
+                break
+            self._backlog.done(parcel)
+        if self._backlog:
+            self._flushing = self._loop.call_later(RECORD_S, self.flush)
+
+    async def gossip(self) -> None:
+        """Tell other gateways what keys have used here, and hear it from them. Runs until cancelled."""
+        limiter, subjects = self.access.limiter, self._bus.subjects
+
+        def hear(recorded: Recorded) -> None:
+            try:
+                limiter.hear(decode_usage(recorded.data), time.monotonic())
+            except msgspec.MsgspecError:
+                self.log.debug("a gateway of another version speaks of its usage")
+
+        watch = await self._bus.watch(subjects.usage_of_all(), hear)
+        try:
+            while True:
+                usage = limiter.gossip(time.monotonic())
+                if usage is not None:
+                    await self._bus.say(subjects.usage(usage.gateway), encode_usage(usage))
+                await asyncio.sleep(GOSSIP_S)
+        finally:
+            await watch.close()
+
+    def _retire_pools(self) -> None:
+        """Leave instances that take no more work; those that are gone lose what is still open."""
+        for key, pool in list(self._pools.items()):
+            now = self._view.fleet.instances.get(key)
+            same = now is not None and now.generation == pool.instance.generation
+            if same and now is not None and now.state == "ready":
+                continue
+            del self._pools[key]
+            pool.retire(gone=not same or now is None or now.state in ("stopped", "backoff", "failed"))
+
+    def close_idle(self) -> None:
+        """On stop, after the last request. From now on the bus is given everything at once: it waits for its own."""
+        self._closing = True
+        for pool in self._pools.values():
+            pool.retire(gone=False)
+            pool.abort()
+        self.flush()
+
+    async def sweep(self) -> None:
+        """Once a second: the date, and everything that has been silent for too long. Runs until cancelled."""
+        while True:
+            date = formatdate(usegmt=True).encode()
+            self.date_header = b"date: %s\r\n" % date
+            self.server_state.default_headers = [(b"date", date)]
+            now = time.monotonic()
+            for protocol in list(self.server_state.connections):
+                cast(Checked, protocol).check(now)
+            for model in self.residency.take_due(now):
+                self._unload(model)
+            if self._dropped:
+                self.log.warning("requests were served that the bus could not take note of", dropped=self._dropped)
+                self._dropped = 0
+            await asyncio.sleep(SWEEP_S)

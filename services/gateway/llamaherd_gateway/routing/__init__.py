@@ -1,0 +1,1 @@
+"""Which model and which instance answers, when, and with which parameters."""
