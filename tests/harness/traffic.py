@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from llamaherd_gateway.keys import Key
-from llamaherd_gateway.limits import GOSSIP_S, Limiter
+from llamaherd_gateway.access.keys import Key
+from llamaherd_gateway.access.limits import GOSSIP_S, Limiter
 from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.usage import decode_usage, encode_usage
 

@@ -15,8 +15,8 @@ import uvloop
 from harness.deadline import until, wait_until
 from harness.nats import NatsServer
 from harness.ui import UiProcess
-from llamaherd_gateway.keys import Keyring, NoKey, evolve_keys, identify
-from llamaherd_gateway.limits import Limiter
+from llamaherd_gateway.access.keys import Keyring, NoKey, evolve_keys, identify
+from llamaherd_gateway.access.limits import Limiter
 from llamaherd_shared.api_key import parse_key
 from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.events import decode_event, encode_event

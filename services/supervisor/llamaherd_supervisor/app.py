@@ -12,22 +12,25 @@ import psutil
 
 from llamaherd_shared import __version__
 from llamaherd_shared.bus.requests import Served
-from llamaherd_shared.commands import LoadModel, UnloadModel
+from llamaherd_shared.commands import CancelPull, DeleteModel, DescribeModel, LoadModel, PullModel, UnloadModel
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.model import ModelEvent, ModelRejected, ModelRemoved
 from llamaherd_shared.events.model import ModelFound as Found
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.pull import PullFailed
 from llamaherd_shared.projection import Follower, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS
 from llamaherd_shared.tasks import end
 from llamaherd_supervisor import models, reconcile, store
+from llamaherd_supervisor.files import FileCommands
 from llamaherd_supervisor.handlers import Commands, Here, Journal, Owner, SecondSupervisor, Whois, Workplace
 from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Vitals, Wanted, evolve, observe
 from llamaherd_supervisor.models import Sighting
 from llamaherd_supervisor.process import find_leftovers, kill_leftovers
 from llamaherd_supervisor.projection import Known
+from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
 
 _WHOIS_S = 1.0
@@ -76,6 +79,8 @@ class Supervisor:
         self._tasks: dict[Owner, asyncio.Task[None]] = {}
         self._known = Known()
         self._sightings: dict[str, Sighting] = {}
+        self._looking = asyncio.Lock()
+        """Held over a look at the models folder, and over what changes it."""
         self.at = Workplace(
             service=service,
             settings=settings,
@@ -85,6 +90,7 @@ class Supervisor:
             environment=environment,
             models=self.models,
         )
+        self.pulls = Pulls(self.at, self._look)
 
     async def run(self) -> None:
         projection = self.service.projection(store.SCHEMA, store.SCHEMA_VERSION)
@@ -105,15 +111,16 @@ class Supervisor:
             await self._join()
             watching = asyncio.create_task(self._watch_models())
             background.append(watching)
-            served = await self._serve()
+            served, slow = await self._serve(), await self._serve_files()
             self.service.ready()
             await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
-            await self._leave(served, watching, journaling)
+            await self._leave(served, slow, watching, journaling)
             for task in (journaling, watching, following):
                 # A failure of any of them is why we stop.
                 if task.done() and not task.cancelled():
                     task.result()
         finally:
+            await self.pulls.close()
             await end(caught_up, *background, *self._tasks.values())
             projection.close()
 
@@ -133,6 +140,7 @@ class Supervisor:
                 llama_server=self.at.llama_server,
             ),
         )
+        self._record_lost_pulls()
         wanted = reconcile.wanted_after_restart(self._known.instances.values())
         await asyncio.gather(self._kill_leftovers(), self._first_look())
         for instance in self._known.instances.values():
@@ -166,6 +174,17 @@ class Supervisor:
             self.journal.record(self.subjects.instance(self.node, instance.model, instance.index), event)
         return instance
 
+    def _record_lost_pulls(self) -> None:
+        """What the supervisor before us was pulling: what has come is there, and nobody fetches the rest."""
+        for pull in self._known.pulls.values():
+            reason = f"the supervisor of {self.node} ended meanwhile; pull again to go on where it stopped"
+            self.journal.record(
+                self.subjects.pull(self.node, pull.pull),
+                PullFailed(
+                    node=self.node, pull=pull.pull, model=pull.model, at_ns=time.time_ns(), reason=reason, cause="lost"
+                ),
+            )
+
     def _own(self, instance: Instance, wanted: Wanted) -> Owner:
         owner = Owner(instance, self.at, wanted)
         self.owners[(instance.model, instance.index)] = owner
@@ -188,15 +207,38 @@ class Supervisor:
             await bus.serve(command("whois"), Whois, whois),
         ]
 
+    async def _serve_files(self) -> list[Served]:
+        bus, command = self.service.bus, partial(self.subjects.command, "supervisor", node=self.node)
+        files = FileCommands(
+            self.at,
+            owner_of=lambda model: self.owners.get((model, 0)),
+            is_pulling=self.pulls.is_pulling,
+            looking=self._looking,
+            gone=self._record_removal,
+        )
+        return [
+            await bus.serve(command("describe"), DescribeModel, files.describe, concurrency=2),
+            await bus.serve(command("delete"), DeleteModel, files.delete),
+            await bus.serve(command("pull"), PullModel, self.pulls.pull),
+            await bus.serve(command("pull-cancel"), CancelPull, self.pulls.cancel),
+        ]
+
     async def _leave(
-        self, served: list[Served], watching: "asyncio.Task[None]", journaling: "asyncio.Task[None]"
+        self,
+        served: list[Served],
+        slow: list[Served],
+        watching: "asyncio.Task[None]",
+        journaling: "asyncio.Task[None]",
     ) -> None:
         """Commands first, then the instances, then the word that we are gone."""
         self.service.ready(False)
         self.service.stopping.set()
         for each in served:
             await each.drain()
+        # Their answers may wait for a hub, or for requests in flight: as long as the instances take to stop.
+        draining = asyncio.gather(*(each.drain() for each in slow))
         watching.cancel()
+        await self.pulls.close()
         wanted = Wanted(wanted=False, cause="shutdown", asked_ns=time.time_ns())
         for owner in self.owners.values():
             owner.ask(wanted)
@@ -208,6 +250,7 @@ class Supervisor:
             for task in late:
                 task.cancel()
         await self._kill_leftovers()
+        draining.cancel()
         self.journal.record(
             self.subjects.node(self.node), NodeLeft(node=self.node, at_ns=time.time_ns(), cause="shutdown")
         )
@@ -218,7 +261,8 @@ class Supervisor:
 
     async def _first_look(self) -> None:
         for name, event in self._known.models.items():
-            if isinstance(event, Found):
+            # A fact from before capabilities were told is read again: every model has at least one.
+            if isinstance(event, Found) and event.capabilities:
                 self._sightings[name] = Sighting(event.path, event.size_bytes, event.modified_ns)
             if not isinstance(event, ModelRemoved):
                 self.models[name] = event
@@ -232,6 +276,10 @@ class Supervisor:
             await self._look()
 
     async def _look(self) -> None:
+        async with self._looking:
+            await self._look_once()
+
+    async def _look_once(self) -> None:
         seen = await asyncio.to_thread(store.look, self.settings.models_dir)
         to_read, _ = models.changed_models(self._sightings, seen)
         for name in to_read:
@@ -241,9 +289,12 @@ class Supervisor:
                 self._sightings[name] = seen[name]
                 self._record_model(name, event)
         for name in [name for name in self.models if name not in seen]:
-            self._sightings.pop(name, None)
-            self._record_model(name, ModelRemoved(node=self.node, model=name, at_ns=time.time_ns()))
-            del self.models[name]
+            self._record_removal(name)
+
+    def _record_removal(self, name: str) -> None:
+        self._sightings.pop(name, None)
+        self._record_model(name, ModelRemoved(node=self.node, model=name, at_ns=time.time_ns()))
+        del self.models[name]
 
     def _record_model(self, name: str, event: ModelEvent) -> None:
         if not models.is_news(self._known.models.get(name), event):

@@ -26,6 +26,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Of each slot; 0: the model's own training context, less where memory is short (`--fit`)."""
     embedding: bool = False
     """Serve embeddings: llama-server then serves nothing else."""
+    reranking: bool = False
+    """Serve `/v1/rerank`, with a model made for it."""
     extra_args: Sequence[str] = ()
 
 
@@ -39,6 +41,8 @@ def render_arguments(launch: Launch) -> list[str]:
         words += ["--ctx-size", str(launch.context_tokens * max(1, launch.slots))]
     if launch.embedding:
         words += ["--embedding"]
+    if launch.reranking:
+        words += ["--reranking"]
     return [*words, "--metrics", "--slots", "--no-webui", *launch.extra_args]
 
 

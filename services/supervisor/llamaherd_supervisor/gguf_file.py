@@ -7,11 +7,14 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 an
 with the `gguf` package's.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
 
 import msgspec
+
+from llamaherd_supervisor.capabilities import POOLED, find_capabilities
 
 MAGIC: Final = b"GGUF"
 _KEPT_STRING_BYTES: Final = 4 * 2**20
@@ -55,10 +58,6 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 """Quantization by `general.file_type` (`enum llama_ftype`), as people write it."""
 
 
-_POOLED: Final = frozenset({1, 2, 3})
-"""Mean, first token, last token (`enum llama_pooling_type`); 0 is none, 4 is a ranking head."""
-
-
 class UnreadableGguf(Exception):
     """The file cannot be served. `str()` is one sentence for a person."""
 
@@ -82,13 +81,24 @@ class GgufHead(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it carries a chat template."""
     embedding: bool = False
     """Whether it names a pooling of its tokens (`<arch>.pooling_type`): embedding and reranking models do."""
+    capabilities: list[str] = []
+    """What it can be asked for (`capabilities.py`)."""
     parts: int = 1
     """Files the model is split into (`split.count`)."""
 
 
 def parse_gguf(file: BinaryIO, *, size_bytes: int) -> GgufHead:
     """Read the head of a GGUF file of this size. Raises `UnreadableGguf`."""
-    reader = _Reader(file, size_bytes)
+    pairs, tensors = read_tables(file, size_bytes=size_bytes)
+    return _head(pairs, sum(tensor.weights for tensor in tensors))
+
+
+def read_tables(file: BinaryIO, *, size_bytes: int, max_items: int = -1) -> tuple[dict[str, Any], list["Tensor"]]:
+    """The key-values and the table of tensors, checked against the file's size. Raises `UnreadableGguf`.
+
+    An array of more than `max_items` items reads as `None`.
+    """
+    reader = _Reader(file, size_bytes, max_items)
     tensor_count, pair_count = _read_counts(reader)
     pairs = dict(_read_pair(reader) for _ in range(pair_count))
     alignment = pairs.get("general.alignment", _DEFAULT_ALIGNMENT)
@@ -96,14 +106,37 @@ def parse_gguf(file: BinaryIO, *, size_bytes: int) -> GgufHead:
         raise UnreadableGguf(f"its alignment is {alignment!r}: the file is damaged")
     tensors = [_read_tensor(reader) for _ in range(tensor_count)]
     _check_end(reader, tensors, alignment)
-    return _head(pairs, sum(weights for _, weights, _, _ in tensors))
+    return pairs, tensors
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A row of the table of tensors."""
+
+    name: str
+    shape: tuple[int, ...]
+    """The first dimension is the innermost."""
+    kind: int
+    """`enum ggml_type`."""
+    offset: int
+    """From the beginning of the weights, in bytes."""
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """0 when the type is not known here."""
+        block, block_bytes = TENSOR_SIZES.get(self.kind, (1, 0))
+        return self.weights // block * block_bytes
 
 
 class _Reader:
     """Reads little-endian values and refuses to go past the end of the file."""
 
-    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, size_bytes: int, max_items: int) -> None:
         self.file, self.size_bytes, self.position = file, size_bytes, 0
+        self._max_items = max_items
 
     def take(self, count: int) -> bytes:
         data = self.file.read(count) if self.position + count <= self.size_bytes else b""
@@ -137,17 +170,23 @@ class _Reader:
         return self.take(length).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """A scalar or string; an array is skipped and reads as `None`."""
+        """A scalar or string, or the list of a short array; a longer one is skipped and reads as `None`."""
         if (scalar := _SCALARS.get(kind)) is not None:
             return scalar.unpack(self.take(scalar.size))[0]
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            return self.skip_array()
+            return self.array()
         raise UnreadableGguf(f"it has a value of the unknown type {kind}: the file is damaged")
 
-    def skip_array(self) -> None:
+    def array(self) -> list[Any] | None:
         kind, count = self.u32(), self.u64()
+        if count <= self._max_items and (kind == _STRING or kind in _SCALARS):
+            return [self.value(kind) for _ in range(count)]
+        self._skip_array(kind, count)
+        return None
+
+    def _skip_array(self, kind: int, count: int) -> None:
         if (scalar := _SCALARS.get(kind)) is not None:
             self.skip(scalar.size * count)
         elif kind == _STRING:
@@ -183,28 +222,24 @@ def _read_pair(reader: _Reader) -> tuple[str, Any]:
     return key, reader.value(reader.u32())
 
 
-def _read_tensor(reader: _Reader) -> tuple[str, int, int, int]:
-    """(name, weights, bytes, offset); 0 bytes when the type is not known here."""
+def _read_tensor(reader: _Reader) -> Tensor:
     name = reader.text()
     dimensions = reader.u32()
     if dimensions > 4:
         raise UnreadableGguf(f"tensor {name!r} has {dimensions} dimensions: the file is damaged")
-    weights = 1
-    for _ in range(dimensions):
-        weights *= reader.u64()
-    block, block_bytes = TENSOR_SIZES.get(reader.u32(), (1, 0))
-    return name, weights, weights // block * block_bytes, reader.u64()
+    shape = tuple(reader.u64() for _ in range(dimensions))
+    return Tensor(name, shape, kind=reader.u32(), offset=reader.u64())
 
 
-def _check_end(reader: _Reader, tensors: list[tuple[str, int, int, int]], alignment: int) -> None:
+def _check_end(reader: _Reader, tensors: list[Tensor], alignment: int) -> None:
     """The weights the table speaks of must be within the file."""
     begin = -(-reader.position // alignment) * alignment
-    for name, _, tensor_bytes, offset in tensors:
-        end = begin + offset + tensor_bytes
+    for tensor in tensors:
+        end = begin + tensor.offset + tensor.size_bytes
         if end > reader.size_bytes:
             raise UnreadableGguf(
-                f"the file ends before its weights do (tensor {name!r} needs {end:,} bytes, {reader.size_bytes:,} are"
-                " there): the download or copy was cut short",
+                f"the file ends before its weights do (tensor {tensor.name!r} needs {end:,} bytes,"
+                f" {reader.size_bytes:,} are there): the download or copy was cut short",
                 truncated=True,
             )
 
@@ -224,7 +259,8 @@ def _head(pairs: Mapping[str, Any], parameters: int) -> GgufHead:
         context_tokens=_whole(pairs.get(f"{architecture}.context_length")),
         quantization=FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else "",
         chat=bool(pairs.get("tokenizer.chat_template")),
-        embedding=_whole(pairs.get(f"{architecture}.pooling_type")) in _POOLED,
+        embedding=_whole(pairs.get(f"{architecture}.pooling_type")) in POOLED,
+        capabilities=find_capabilities(pairs, architecture),
         parts=max(1, _whole(pairs.get("split.count"))),
     )
 

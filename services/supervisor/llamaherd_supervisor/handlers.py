@@ -272,6 +272,7 @@ class Owner:
                 slots=settings.slots,
                 context_tokens=settings.context_tokens,
                 embedding=isinstance(found, ModelFound) and found.embedding,
+                reranking=isinstance(found, ModelFound) and "rerank" in found.capabilities,
                 extra_args=settings.extra_args,
             )
             key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)

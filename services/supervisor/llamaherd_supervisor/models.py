@@ -11,6 +11,8 @@ from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf
 
 YOUNG_S: Final = 10.0
 """A file whose end is missing and that changed less long ago than this is taken to be still on its way."""
+PART_ENDING: Final = ".part"
+"""Behind the name of a file that is being pulled: no model's file ends so."""
 _SPLIT: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
@@ -31,6 +33,16 @@ def model_name(file_name: str) -> str | None:
     if part is None:
         return stem
     return stem[: part.start()] if int(part[1]) == 1 else None
+
+
+def part_paths(path: str) -> list[str]:
+    """All files of the model whose first file this is; one, unless it is split."""
+    stem, ending = path[:-5], path[-5:]
+    part = _SPLIT.search(stem)
+    if part is None:
+        return [path]
+    count = part[2]
+    return [f"{stem[: part.start()]}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
 
 
 def name_files(sightings: Iterable[Sighting]) -> dict[str, Sighting]:
@@ -71,6 +83,7 @@ def judge(
         quantization=head.quantization,
         chat=head.chat,
         embedding=head.embedding,
+        capabilities=head.capabilities,
     )
 
 

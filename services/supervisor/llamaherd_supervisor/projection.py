@@ -1,4 +1,4 @@
-"""What the log tells a supervisor about its node when it starts: instances and model files."""
+"""What the log tells a supervisor about its node when it starts: instances, model files, open pulls."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -7,6 +7,7 @@ import msgspec
 
 from llamaherd_shared.events.instance import InstanceEvent
 from llamaherd_shared.events.model import ModelEvent
+from llamaherd_shared.events.pull import PullFailed, PullFinished, PullStarted
 from llamaherd_supervisor import lifecycle
 from llamaherd_supervisor.lifecycle import Instance
 
@@ -21,6 +22,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """By (model, index)."""
     models: Mapping[str, ModelEvent] = {}
     """The last fact about each model file."""
+    pulls: Mapping[str, PullStarted] = {}
+    """Pulls that have not ended, by their id."""
 
 
 def evolve(known: Known, event: Any, *, node: str) -> Known:
@@ -34,4 +37,10 @@ def evolve(known: Known, event: Any, *, node: str) -> Known:
         return msgspec.structs.replace(known, instances=instances)
     if isinstance(event, _MODEL_EVENTS):
         return msgspec.structs.replace(known, models={**known.models, event.model: event})
+    if isinstance(event, PullStarted):
+        return msgspec.structs.replace(known, pulls={**known.pulls, event.pull: event})
+    if isinstance(event, PullFinished | PullFailed):
+        return msgspec.structs.replace(
+            known, pulls={name: pull for name, pull in known.pulls.items() if name != event.pull}
+        )
     return known

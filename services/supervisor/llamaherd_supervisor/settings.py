@@ -1,12 +1,14 @@
 """Settings of the supervisor, and where its llama-server is."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import platformdirs
 
+from llamaherd_shared.errors import Rejected
 from llamaherd_supervisor.lifecycle import Limits
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -53,9 +55,37 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     log_max_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 16 * 2**20
     """An instance's log file is emptied beyond this; its lines are in the log service by then."""
 
+    hub_url: str = "https://huggingface.co"
+    """Where `pull` gets models from: a server with Hugging Face's HTTP API."""
+    hub_token: str = "env:HF_TOKEN"
+    """Access token for the hub: `env:NAME` or `file:PATH`, where it is read at each pull, or the token itself."""
+    pull_timeout_s: Some = 60.0
+    """A download from which nothing has come for so long is broken off and continued on a new connection."""
+    pull_retries: Annotated[int, msgspec.Meta(ge=0)] = 8
+    """Attempts without headway after which a pull is given up; what has come stays for the next one."""
+    pull_backoff_s: Some = 1.0
+    """Wait before the first repetition; doubles with each. A hub's `Retry-After` is waited out instead, up to 5 min."""
+
     def limits(self) -> Limits:
         """The part that decisions need."""
         return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+
+
+def read_reference(reference: str, environment: Mapping[str, str], *, name: str) -> str:
+    """The secret that a setting refers to: `env:NAME`, `file:PATH`, else its own text; empty without one.
+
+    Raises `Rejected` when the file cannot be read. A variable that is not set is no secret.
+    """
+    kind, _, where = reference.partition(":")
+    if kind == "env":
+        return environment.get(where, "").strip()
+    if kind != "file":
+        return reference
+    try:
+        return Path(where).expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise Rejected(f"cannot read the secret in {where}: {reason} (`supervisor.{name}`)") from error
 
 
 def find_llama_server(settings: SupervisorSettings) -> str:

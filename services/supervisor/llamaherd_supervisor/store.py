@@ -1,10 +1,13 @@
 """What is on this host's disk: the models folder, the rows of the projection, the lock of the data folder."""
 
+import contextlib
 import fcntl
+import hashlib
 import os
+import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -12,17 +15,23 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_shared.bus import Recorded
-from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.commands import TensorDescription
+from llamaherd_shared.errors import Rejected, Unavailable
 from llamaherd_shared.events.model import ModelEvent
+from llamaherd_shared.events.pull import PullStarted
 from llamaherd_shared.fold import Snapshot, replay
-from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf, parse_gguf
+from llamaherd_supervisor import gguf_description
+from llamaherd_supervisor.gguf_description import GgufDescription
+from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf, parse_gguf, read_tables
 from llamaherd_supervisor.lifecycle import Instance
-from llamaherd_supervisor.models import Sighting, name_files
+from llamaherd_supervisor.models import PART_ENDING, Sighting, name_files, part_paths
 from llamaherd_supervisor.projection import Known, evolve
 
 _DEPTH: Final = 3
 """Folders within folders: `<publisher>/<model>/<file>.gguf` is how other tools keep them."""
 _BUFFER_BYTES: Final = 256 * 1024
+_SLICE_BYTES: Final = 16 * 2**20
+"""Hashed in one go: a thread is held no longer than that takes, about 20 ms."""
 
 
 def look(models_dir: Path) -> dict[str, Sighting]:
@@ -59,25 +68,123 @@ def read_head(sighting: Sighting) -> GgufHead | UnreadableGguf:
         return UnreadableGguf(f"it cannot be read: {error.strerror}")
 
 
+def file_size(path: Path) -> int | None:
+    """Bytes of a file; `None` when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def hash_slice(path: Path, offset: int, digest: "hashlib._Hash") -> int:
+    """Take the next bytes of a file into a digest; how many, 0 at its end. Raises `Unavailable`."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            data = file.read(_SLICE_BYTES)
+    except OSError as error:
+        raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+    digest.update(data)
+    return len(data)
+
+
+def check_file(path: Path, *, is_first: bool) -> None:
+    """Raises `UnreadableGguf` for what is no model, or for later files, no part of a split one."""
+    try:
+        size_bytes = path.stat().st_size
+        with open(path, "rb", buffering=_BUFFER_BYTES) as file:
+            if is_first:
+                parse_gguf(file, size_bytes=size_bytes)
+            else:
+                read_tables(file, size_bytes=size_bytes)
+    except OSError as error:
+        raise UnreadableGguf(f"it cannot be read: {error.strerror}") from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder that may not be there yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise Unavailable(f"cannot see how full the disk of {folder} is: {error.strerror}") from error
+
+
+def read_description(path: str, *, verbose: bool) -> GgufDescription:
+    """What a model's files say about themselves. Raises `UnreadableGguf`."""
+    try:
+        first, *others = [Path(part) for part in part_paths(path)]
+        with open(first, "rb", buffering=_BUFFER_BYTES) as file:
+            found = gguf_description.read_description(file, size_bytes=first.stat().st_size, verbose=verbose)
+        more: list[TensorDescription] = []
+        for other in others:
+            with open(other, "rb", buffering=_BUFFER_BYTES) as file:
+                more += gguf_description.read_tensors(file, size_bytes=other.stat().st_size)
+        return gguf_description.join_tensors(found, more) if more else found
+    except OSError as error:
+        raise UnreadableGguf(f"it cannot be read: {error.strerror}") from error
+
+
+def model_paths(path: str, *, models_dir: Path) -> list[Path]:
+    """The files of a model. Raises `Rejected` when they are not in the models folder, but behind a link in it."""
+    home, folder = os.path.realpath(models_dir), os.path.realpath(os.path.dirname(path))
+    if os.path.commonpath([home, folder]) != home:
+        raise Rejected(f"{path} is in {folder}, outside the models folder: it is not ours to delete")
+    return [Path(part) for part in part_paths(path)]
+
+
+def remove_files(paths: Iterable[Path], *, models_dir: Path) -> list[str]:
+    """Remove a model's files, what a pull has left of them, and folders that are empty then; returns what was there.
+
+    Raises `Unavailable` for a file that cannot be removed.
+    """
+    removed = []
+    for path in paths:
+        try:
+            path.unlink()
+            removed.append(str(path))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise Unavailable(f"cannot remove {path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            path.with_name(path.name + PART_ENDING).unlink()
+        remove_empty_folders(path.parent, models_dir=models_dir)
+    return removed
+
+
+def remove_empty_folders(folder: Path, *, models_dir: Path) -> None:
+    """From this folder up to the models folder, which stays."""
+    with contextlib.suppress(OSError):
+        while folder != models_dir and models_dir in folder.parents:
+            folder.rmdir()
+            folder = folder.parent
+
+
 SCHEMA: Final = """
 create table if not exists instance(
   model text not null, number integer not null, body text not null, primary key(model, number)) without rowid;
 create table if not exists model(model text primary key, body text not null) without rowid;
+create table if not exists pull(pull text primary key, body text not null) without rowid;
 """
 """Each row is the JSON of the state a history folds to; the tables of the library stand beside them."""
 SCHEMA_VERSION: Final = 1
 
 _INSTANCE: Final = msgspec.json.Decoder(Instance)
 _MODEL: Final = msgspec.json.Decoder(ModelEvent)
+_PULL: Final = msgspec.json.Decoder(PullStarted)
 
 
 def read_known(db: sqlite3.Connection) -> Known:
     """What the log tells about this node so far."""
     instances = [_INSTANCE.decode(body) for (body,) in db.execute("select body from instance")]
     models = [_MODEL.decode(body) for (body,) in db.execute("select body from model")]
+    pulls = [_PULL.decode(body) for (body,) in db.execute("select body from pull")]
     return Known(
         instances={(instance.model, instance.index): instance for instance in instances},
         models={model.model: model for model in models},
+        pulls={pull.pull: pull for pull in pulls},
     )
 
 
@@ -93,6 +200,10 @@ def project(db: sqlite3.Connection, applied: Sequence[tuple[Recorded, Any]], *, 
     for name, model in after.models.items():
         if before.models.get(name) is not model:
             db.execute("insert or replace into model values(?,?)", (name, msgspec.json.encode(model).decode()))
+    for name, pull in after.pulls.items():
+        if name not in before.pulls:
+            db.execute("insert or replace into pull values(?,?)", (name, msgspec.json.encode(pull).decode()))
+    db.executemany("delete from pull where pull=?", [(name,) for name in before.pulls if name not in after.pulls])
 
 
 def lock_data_dir(data_dir: Path) -> int:

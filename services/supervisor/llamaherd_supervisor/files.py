@@ -1,0 +1,101 @@
+"""Commands about model files: what one says about itself, and removing one."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from llamaherd_shared.commands import DeleteModel, DescribeModel, ModelDeleted, ModelDescription
+from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
+from llamaherd_shared.events.model import ModelFound, ModelRejected
+from llamaherd_supervisor import reconcile, store
+from llamaherd_supervisor.gguf_file import UnreadableGguf
+from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.lifecycle import State, Wanted
+
+_MARGIN_S: Final = 5.0
+"""Beyond the drain and stop time-outs, for an unload to be over."""
+
+
+class FileCommands:
+    """Answers `describe` and `delete`."""
+
+    def __init__(
+        self,
+        at: Workplace,
+        *,
+        owner_of: Callable[[str], Owner | None],
+        is_pulling: Callable[[str], bool],
+        looking: asyncio.Lock,
+        gone: Callable[[str], None],
+    ) -> None:
+        """`looking` keeps the models folder from being looked at; `gone` announces that a model is not in it."""
+        self._at, self._owner_of, self._is_pulling = at, owner_of, is_pulling
+        self._looking, self._gone = looking, gone
+
+    async def describe(self, command: DescribeModel) -> ModelDescription:
+        """Read from the file itself, in a thread. Raises why it cannot be."""
+        found = self._find(command.model)
+        if isinstance(found, ModelRejected):
+            raise Rejected(f"{found.path} cannot be read: {found.reason}")
+        try:
+            description = await asyncio.to_thread(store.read_description, found.path, verbose=command.verbose)
+        except UnreadableGguf as error:
+            raise Rejected(f"{found.path} cannot be read: {error}") from error
+        return ModelDescription(
+            node=self._at.node,
+            model=command.model,
+            path=found.path,
+            size_bytes=found.size_bytes,
+            modified_ns=found.modified_ns,
+            metadata=description.metadata,
+            emptied=description.emptied,
+            chat_template=description.chat_template,
+            tensors=description.tensors,
+        )
+
+    async def delete(self, command: DeleteModel) -> ModelDeleted:
+        """Returns once the files are gone. Raises why they stay."""
+        found = self._find(command.model)
+        models_dir = self._at.settings.models_dir
+        paths = await asyncio.to_thread(store.model_paths, found.path, models_dir=models_dir)
+        if self._is_pulling(command.model):
+            raise Conflict(f"{command.model} is being pulled: cancel that first")
+        if command.unload:
+            await self._unload(command.model)
+        async with self._looking:
+            # From here to the announcement nothing is awaited: nobody loads it meanwhile.
+            self._find(command.model)
+            self._check_unloaded(command.model)
+            self._gone(command.model)
+            removed = await asyncio.to_thread(store.remove_files, paths, models_dir=models_dir)
+        self._at.service.log.info("model deleted", model=command.model, files=len(removed))
+        return ModelDeleted(node=self._at.node, model=command.model, paths=removed)
+
+    def _find(self, model: str) -> ModelFound | ModelRejected:
+        found = self._at.models.get(model)
+        if isinstance(found, ModelFound | ModelRejected):
+            return found
+        raise NotFound(reconcile.unknown_model(model, node=self._at.node, models=self._at.models))
+
+    async def _unload(self, model: str) -> None:
+        owner = self._owner_of(model)
+        if owner is None:
+            return
+        limits = self._at.settings.limits()
+        timeout_s = limits.drain_timeout_s + limits.stop_timeout_s + _MARGIN_S
+        owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
+        try:
+            await asyncio.wait_for(owner.settled.wait(), timeout_s)
+        except TimeoutError:
+            raise Unavailable(f"{model} could not be unloaded within {timeout_s:g} s; it was not deleted") from None
+
+    def _check_unloaded(self, model: str) -> None:
+        owner = self._owner_of(model)
+        if owner is None:
+            return
+        if owner.instance.state is State.FAILED:
+            # Nothing runs, and there is nothing to try again.
+            owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
+        elif not owner.settled.is_set():
+            raise Conflict(f"{model} is {owner.instance.state}: unload it first")

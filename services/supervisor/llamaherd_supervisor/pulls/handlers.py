@@ -1,0 +1,164 @@
+"""The commands that begin and cancel pulls."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from llamaherd_shared.commands import LISTING_TIMEOUT_S, CancelPull, PullAccepted, PullCancelled, PullModel
+from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
+from llamaherd_shared.events.model import ModelRemoved
+from llamaherd_supervisor import store
+from llamaherd_supervisor.handlers import Workplace
+from llamaherd_supervisor.pulls import pace
+from llamaherd_supervisor.pulls.fetch import Fetch, measure
+from llamaherd_supervisor.pulls.plan import Plan, plan_choice, plan_url
+from llamaherd_supervisor.pulls.repository import check_revision, choose, parse_repository
+from llamaherd_supervisor.settings import read_reference
+
+if TYPE_CHECKING:
+    from llamaherd_supervisor.pulls.hub import Hub, Listing
+
+_ANSWER_S: Final = LISTING_TIMEOUT_S - 5.0
+"""How long the hub may take for its list of files: the caller of `pull` waits for it."""
+
+
+class Pulls:
+    """Every pull of this node."""
+
+    def __init__(self, at: Workplace, look: Callable[[], Awaitable[None]]) -> None:
+        """`look` announces what is new in the models folder."""
+        self._at, self._look = at, look
+        self._running: dict[str, Fetch] = {}
+        """By model: one pull at a time writes its files."""
+
+    def is_pulling(self, model: str) -> bool:
+        return model in self._running
+
+    async def pull(self, command: PullModel) -> PullAccepted:
+        """Begin, or join the pull that brings the same. Raises why not."""
+        if bool(command.repository) == bool(command.url):
+            raise Rejected("name what to pull: a repository (OWNER/NAME), or the URL of a file")
+        hub = await self._open_hub(command)
+        try:
+            plan = self._settle_place(plan_url(command) if command.url else await self._ask_hub(hub, command))
+            fetch, joined = await self._begin(hub, plan)
+        except BaseException:
+            await hub.close()
+            raise
+        if joined:
+            await hub.close()
+        sequence = await self._at.journal.sequence(fetch.subject)
+        return PullAccepted(
+            node=self._at.node,
+            pull=fetch.id,
+            model=plan.model,
+            total_bytes=fetch.total_bytes,
+            done_bytes=fetch.done_bytes,
+            joined=joined,
+            present=fetch.present,
+            sequence=sequence,
+        )
+
+    async def cancel(self, command: CancelPull) -> PullCancelled:
+        """End a pull; returns once it has ended."""
+        fetch = next((fetch for fetch in self._running.values() if fetch.id == command.pull), None)
+        if fetch is None:
+            raise NotFound(f"{self._at.node} has no pull {command.pull!r} under way")
+        await fetch.cancel("cancelled", discard=command.discard)
+        return PullCancelled(node=self._at.node, pull=fetch.id, model=fetch.plan.model)
+
+    async def close(self) -> None:
+        """End every pull: the supervisor stops."""
+        await asyncio.gather(*(fetch.cancel("shutdown") for fetch in list(self._running.values())))
+
+    async def _open_hub(self, command: PullModel) -> "Hub":
+        settings, environment = self._at.settings, self._at.environment
+        token = command.token
+
+        def make() -> "Hub":
+            from llamaherd_supervisor.pulls.hub import Hub
+
+            own = "" if command.url else read_reference(settings.hub_token, environment, name="hub_token")
+            return Hub(command.url or settings.hub_url, token=token or own, timeout_s=settings.pull_timeout_s)
+
+        return await asyncio.to_thread(make)
+
+    async def _ask_hub(self, hub: "Hub", command: PullModel) -> Plan:
+        wanted = parse_repository(command.repository)
+        listing = await self._list_files(hub, wanted.name, check_revision(command.revision))
+        choice = choose(wanted.name, listing.files, command.quantization or wanted.quantization)
+        return plan_choice(self._at.settings.hub_url, wanted.name, listing.commit, choice, name=command.name)
+
+    async def _list_files(self, hub: "Hub", repository: str, revision: str) -> "Listing":
+        """Asked again while there is time: the caller waits."""
+        from llamaherd_supervisor.pulls.hub import Broken
+
+        deadline, attempt = time.monotonic() + _ANSWER_S, 0
+        while True:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    return await hub.list_files(repository, revision)
+            except TimeoutError:
+                raise Unavailable(f"{hub.url} does not answer", retry_after_s=10) from None
+            except Broken as error:
+                attempt += 1
+                base_s, jitter = self._at.settings.pull_backoff_s, random.random()
+                delay_s = pace.retry_delay_s(attempt, base_s=base_s, asked_s=error.retry_after_s, jitter=jitter)
+                if attempt > self._at.settings.pull_retries or time.monotonic() + delay_s > deadline:
+                    raise Unavailable(error.message, retry_after_s=error.retry_after_s) from error
+                await asyncio.sleep(delay_s)
+
+    def _settle_place(self, plan: Plan) -> Plan:
+        """Where a model of this name is already: it may be the same file, or it is in the way (`Conflict`)."""
+        known = self._at.models.get(plan.model)
+        if known is None or isinstance(known, ModelRemoved):
+            return plan
+        models_dir = self._at.settings.models_dir
+        if Path(known.path) == models_dir / plan.files[0].target:
+            return plan
+        only = plan.files[0]
+        if len(plan.files) == 1 and only.sha256 and store.file_size(Path(known.path)) == only.size_bytes:
+            with contextlib.suppress(ValueError):
+                target = str(Path(known.path).relative_to(models_dir))
+                files = (msgspec.structs.replace(only, target=target),)
+                return msgspec.structs.replace(plan, files=files, may_replace=False)
+        raise Conflict(
+            f"{self._at.node} has another model {plan.model} ({known.path}): pull this one under another name, or"
+            " delete that one first"
+        )
+
+    async def _begin(self, hub: "Hub", plan: Plan) -> tuple[Fetch, bool]:
+        """(the pull, whether it had been running). Raises when it cannot be."""
+        models_dir = self._at.settings.models_dir
+        there = await asyncio.to_thread(measure, plan, models_dir)
+        free_bytes = await asyncio.to_thread(store.free_bytes, models_dir)
+        # From here to the end nothing is awaited: of two that ask at once the second finds the first.
+        if self._at.service.stopping.is_set():
+            raise Unavailable(f"the supervisor of {self._at.node} is stopping", retry_after_s=5)
+        running = self._running.get(plan.model)
+        if running is not None:
+            if running.plan.is_same(plan):
+                return running, True
+            raise Conflict(
+                f"{self._at.node} is pulling {plan.model} from {running.plan.source}: wait for that, cancel it, or"
+                " pull this one under another name"
+            )
+        fetch = Fetch(self._at, hub, plan, there, ended=self._forget, look=self._look)
+        others_bytes = sum(other.outstanding_bytes for other in self._running.values())
+        shortage = pace.find_shortage(
+            needed_bytes=fetch.outstanding_bytes, free_bytes=free_bytes, others_bytes=others_bytes
+        )
+        if shortage:
+            raise Unavailable(f"{plan.model} does not fit on {self._at.node}: {shortage}")
+        self._running[plan.model] = fetch
+        fetch.start()
+        return fetch, False
+
+    def _forget(self, fetch: Fetch) -> None:
+        del self._running[fetch.plan.model]

@@ -1,0 +1,155 @@
+"""Which files of a repository make up the model that is wanted. Everything that understands file names is in this file.
+
+A repository holds a model in many quantizations, a file each, or several files `-00001-of-0000N` each; beside them
+projectors (`mmproj`) and importance matrices, which are parts for a model and no models.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from llamaherd_shared.errors import NotFound, Rejected
+from llamaherd_shared.events.pull import PullFile
+
+DEFAULT_QUANTIZATIONS: Final = ("Q4_K_M", "Q8_0")
+"""In this order, when none is asked for: good enough for most and small, else nearly lossless."""
+_MAX_NAME: Final = 180
+"""Characters: a file system takes 255 bytes, and `-00001-of-00001.gguf.part` comes behind."""
+
+_PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_REVISION: Final = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
+_QUANTIZATION: Final = re.compile(
+    r"(?<![A-Za-z0-9])((?:UD-)?(?:(?:I?Q|TQ)\d\w*|BF16|F16|F32|FP16|FP32|MXFP4\w*|NVFP4))(?![A-Za-z0-9])", re.IGNORECASE
+)
+_SPLIT: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
+_NOT_MODELS: Final = re.compile(r"(?:^|[-_.])(?:mmproj|imatrix)(?:$|[-_.])", re.IGNORECASE)
+_ILLEGAL: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
+
+
+class RepositoryName(msgspec.Struct, frozen=True):
+    """What somebody asked for."""
+
+    name: str
+    """`owner/name`"""
+    quantization: str = ""
+
+
+class HubFile(PullFile, frozen=True, kw_only=True):
+    """One file of a repository; `name` is its path there."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One model of a repository."""
+
+    stem: str
+    """Its file's name, without folder, part and ending."""
+    quantization: str
+    """Upper case; empty when the name does not tell."""
+    files: tuple[HubFile, ...]
+    """In the order of their parts."""
+
+
+def parse_repository(text: str) -> RepositoryName:
+    """`owner/name`, `owner/name:Q8_0`, `hf.co/owner/name`. Raises `Rejected`."""
+    name, _, quantization = _PREFIX.sub("", text.strip()).partition(":")
+    name = name.rstrip("/")
+    if not _REPOSITORY.fullmatch(name):
+        raise Rejected(f"{text!r} is no repository: write OWNER/NAME, or OWNER/NAME:QUANTIZATION")
+    return RepositoryName(name, quantization)
+
+
+def check_revision(revision: str) -> str:
+    """The branch, tag or commit. Raises `Rejected` for what can be none."""
+    if not _REVISION.fullmatch(revision) or ".." in revision:
+        raise Rejected(f"{revision!r} is no branch, tag or commit")
+    return revision
+
+
+def check_name(name: str) -> str:
+    """The name a model is saved under. Raises `Rejected` for what is no file name."""
+    if not name or name.startswith(".") or len(name) > _MAX_NAME or _ILLEGAL.search(name) or name != name.strip():
+        raise Rejected(f"{name!r} cannot be the name of a model: it is the name of a file")
+    if _SPLIT.search(name) or name.lower().endswith((".gguf", ".part")):
+        raise Rejected(f"{name!r} cannot be the name of a model: leave the ending and the number of the part to us")
+    return name
+
+
+def choose(repository: str, files: Iterable[HubFile], wanted: str) -> Choice:
+    """The model that is meant by a quantization or a file name; by nothing, the usual one.
+
+    Raises `NotFound` or `Rejected` with what there is.
+    """
+    choices = group_files(files)
+    if not choices:
+        raise NotFound(f"{repository} has no model in the GGUF format")
+    if wanted.lower().endswith(".gguf"):
+        fitting = [choice for choice in choices if any(_names(file, wanted) for file in choice.files)]
+    elif wanted:
+        fitting = _with_quantization(choices, wanted)
+    else:
+        preferred = (_with_quantization(choices, each) for each in DEFAULT_QUANTIZATIONS)
+        fitting = next((found for found in preferred if found), choices)
+    if not fitting:
+        raise NotFound(f"{repository} has no {wanted}; it has {_list(choices)}")
+    if len(fitting) > 1:
+        raise Rejected(f"{repository} has more than one model that fits: name one of {_list(fitting)}")
+    return _whole(repository, fitting[0])
+
+
+def group_files(files: Iterable[HubFile]) -> list[Choice]:
+    """The models among a repository's files, by name, each with its parts."""
+    groups: dict[tuple[str, str], list[HubFile]] = {}
+    for file in sorted(files, key=lambda each: each.name):
+        folder, _, base = file.name.rpartition("/")
+        if base.lower().endswith(".gguf") and not base.startswith(".") and not _NOT_MODELS.search(base[:-5]):
+            groups.setdefault((folder, _SPLIT.sub("", base[:-5])), []).append(file)
+    return [
+        Choice(stem, quantization_of(stem) or quantization_of(folder), tuple(group))
+        for (folder, stem), group in groups.items()
+    ]
+
+
+def quantization_of(name: str) -> str:
+    """The quantization a file or folder is named for, in upper case; empty when it is not."""
+    found = _QUANTIZATION.findall(name)
+    return str(found[-1]).upper() if found else ""
+
+
+def file_names(name: str, count: int) -> list[str]:
+    """What the files of a model are called here."""
+    if count == 1:
+        return [f"{name}.gguf"]
+    return [f"{name}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def _names(file: HubFile, wanted: str) -> bool:
+    return wanted in (file.name, file.name.rpartition("/")[2])
+
+
+def _with_quantization(choices: Sequence[Choice], wanted: str) -> list[Choice]:
+    """Those named exactly so, else those of that kind from another maker's series (`UD-Q4_K_XL` for `Q4_K_XL`)."""
+    label = wanted.upper()
+    exact = [choice for choice in choices if choice.quantization == label]
+    return exact or [choice for choice in choices if choice.quantization.endswith(f"-{label}")]
+
+
+def _list(choices: Sequence[Choice]) -> str:
+    labels = [choice.quantization for choice in choices]
+    distinct = all(labels) and len(set(labels)) == len(labels)
+    return ", ".join(labels if distinct else [choice.files[0].name for choice in choices])
+
+
+def _whole(repository: str, choice: Choice) -> Choice:
+    """The choice, if all of its parts are there. Raises `Rejected`."""
+    check_name(choice.stem)
+    numbered = [_SPLIT.search(file.name[:-5]) for file in choice.files]
+    present = [(int(part[1]), int(part[2])) for part in numbered if part is not None]
+    if not present and len(choice.files) == 1:
+        return choice
+    count = present[0][1] if present else 0
+    if present != [(number, count) for number in range(1, count + 1)] or len(present) != len(choice.files):
+        raise Rejected(f"{repository} has only some parts of {choice.stem}: {len(choice.files)} of {count}")
+    return choice
