@@ -26,6 +26,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Of each slot; 0: the model's own training context, less where memory is short (`--fit`)."""
     embedding: bool = False
     """Serve embeddings: llama-server then serves nothing else."""
+    batch_tokens: int = 0
+    """Longest text of one embedding or ranking: all of it goes through the model at once. 0: llama-server's 512."""
     reranking: bool = False
     """Serve `/v1/rerank`, with a model made for it."""
     extra_args: Sequence[str] = ()
@@ -43,6 +45,8 @@ def render_arguments(launch: Launch) -> list[str]:
         words += ["--embedding"]
     if launch.reranking:
         words += ["--reranking"]
+    if launch.batch_tokens and (launch.embedding or launch.reranking):
+        words += ["--batch-size", str(launch.batch_tokens), "--ubatch-size", str(launch.batch_tokens)]
     return [*words, "--metrics", "--slots", "--no-webui", *launch.extra_args]
 
 

@@ -60,6 +60,8 @@ from llamaherd_supervisor.tail import Tail
 from llamaherd_supervisor.upstream import Upstream
 
 HOST: Final = "127.0.0.1"
+MOST_BATCH_TOKENS: Final = 8192
+"""Of one embedding: what a batch of this size takes in memory is bearable on every machine that loads the model."""
 _FIRST_PROBE_S: Final = 0.02
 _LOADING_PROBE_S: Final = 0.25
 """Probes of a loading instance begin quickly, for small models, and slow down to this."""
@@ -272,6 +274,7 @@ class Owner:
                 slots=settings.slots,
                 context_tokens=settings.context_tokens,
                 embedding=isinstance(found, ModelFound) and found.embedding,
+                batch_tokens=min(found.context_tokens, MOST_BATCH_TOKENS) if isinstance(found, ModelFound) else 0,
                 reranking=isinstance(found, ModelFound) and "rerank" in found.capabilities,
                 extra_args=settings.extra_args,
             )

@@ -47,6 +47,14 @@ def test_a_model_made_for_embeddings_serves_them() -> None:
     assert "--embedding" not in render_arguments(LAUNCH)
 
 
+def test_a_long_text_is_embedded_in_one_batch() -> None:
+    launch = msgspec.structs.replace(LAUNCH, batch_tokens=8192)
+
+    assert "--ubatch-size" not in render_arguments(launch), "a chat model reads its prompt in pieces"
+    words = render_arguments(msgspec.structs.replace(launch, embedding=True))
+    assert (words[words.index("--batch-size") + 1], words[words.index("--ubatch-size") + 1]) == ("8192", "8192")
+
+
 def test_a_model_made_for_reranking_serves_that() -> None:
     launch = msgspec.structs.replace(LAUNCH, reranking=True)
 

@@ -35,6 +35,8 @@ from llamaherd_shared.events.usage import decode_usage, encode_usage
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
+BATCH_TOKENS: Final = 8192
+"""Longest text that an embedding model is started for (`supervisor.handlers.MOST_BATCH_TOKENS`)."""
 SWEEP_S: Final = 1.0
 RECORD_S: Final = 0.01
 """How long events are collected. Publishing each one at once would stand in the way of the client's next request."""
@@ -140,6 +142,7 @@ class Relay:
             facts = self._facts[instance.key] = Facts(
                 model=instance.model,
                 context_tokens=instance.context_tokens,
+                batch_tokens=min(file.context_tokens, BATCH_TOKENS) if file is not None else 0,
                 slots=max(instance.slots, 1),
                 architecture=file.architecture if file is not None else "",
                 quantization=file.quantization if file is not None else "",
