@@ -86,6 +86,10 @@ wheels:
 bench-relay *arguments:
     uv run python bench/relay.py {{arguments}}
 
+# Memory of a thousand open streams; a hundred thousand streams of which none may fail.
+bench-streams *arguments:
+    uv run python bench/streams.py {{arguments}}
+
 # Projection rate, rebuild of a million events, kill -9 of reader and nats-server.
 bench-log *arguments:
     uv run python bench/log.py {{arguments}}

@@ -2,15 +2,18 @@
 """What the hop costs: llama-server alone, behind nginx, behind llama.cpp's own router, behind the gateway.
 
 One run, one table. `short` is `POST /tokenize` (0.04 ms of work upstream), so that the hop shows; `stream` is a
-32-token chat stream.
-The gateway is the real process with its nats-server, recording one event per request. nginx and wrk are used
-where they are installed; without wrk a slower client of our own sends the short requests, the ratios hold.
+32-token chat stream; `chat` is a plain answer of one token. `first event` is measured with one connection, hop after
+hop, on streams of four tokens.
+The gateway is the real process with its nats-server: it asks for an API key, routes, queues and records one event per
+request. nginx, wrk and LiteLLM's proxy are used where they are installed; without wrk a slower client of our own
+sends the short requests, the ratios hold.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -32,8 +35,10 @@ from harness.gateway import NODE, SECRET, GatewayProcess, free_port  # noqa: E40
 from harness.herd import llama_server_or_none  # noqa: E402
 from harness.nats import NatsServer  # noqa: E402
 from harness.random_gguf import write_random_gguf  # noqa: E402
+from llamaherd_shared.api_key import hash_secret, render_key  # noqa: E402
 from llamaherd_shared.bus import Bus  # noqa: E402
 from llamaherd_shared.events import decode_event  # noqa: E402
+from llamaherd_shared.events.access import KeyCreated  # noqa: E402
 from llamaherd_shared.events.instance import InstanceReady, InstanceStarted  # noqa: E402
 from llamaherd_shared.events.model import ModelFound  # noqa: E402
 from llamaherd_shared.events.node import NodeJoined  # noqa: E402
@@ -47,6 +52,8 @@ SLOTS = 16
 CONTEXT_TOKENS = 256
 TOKENS = 32
 STREAM_CONNECTIONS = 8
+FIRST_TURNS = 5
+DIRECT, GATEWAY = "llama-server direct", "llamaherd gateway"
 
 WRK_SCRIPT = """
 wrk.method = "POST"
@@ -64,8 +71,10 @@ end
 class Hop:
     """One way to reach the model."""
 
-    def __init__(self, name: str, port: int) -> None:
-        self.name, self.port = name, port
+    def __init__(self, name: str, port: int, key: str, *, short: bool = True) -> None:
+        self.name, self.port, self.key = name, port, key
+        self.short = short
+        """Whether it passes `/tokenize` on."""
 
 
 class Short:
@@ -131,8 +140,15 @@ def nginx_configuration(folder: Path, port: int, upstream: int) -> Path:
     return path
 
 
-async def tell_the_herd(nats_url: str, model: str, port: int) -> None:
-    """What a supervisor would have said about the llama-server that all hops share."""
+def litellm_configuration(folder: Path, model: str, port: int, key: str) -> Path:
+    path = folder / "litellm.yaml"
+    parameters = {"model": f"openai/{model}", "api_base": f"http://127.0.0.1:{port}/v1", "api_key": key}
+    path.write_text(json.dumps({"model_list": [{"model_name": model, "litellm_params": parameters}]}))
+    return path
+
+
+async def tell_the_herd(nats_url: str, model: str, port: int) -> str:
+    """What supervisor and ui would have said about the llama-server that all hops share; returns an API key."""
     bus = await Bus.connect(nats_url, service="bench", timeout_s=10)
     await bus.ensure_streams()
     now = time.time_ns()
@@ -154,7 +170,11 @@ async def tell_the_herd(nats_url: str, model: str, port: int) -> None:
     await bus.append(subjects.model(NODE, model), found, msg_id=new_id())
     await bus.append(subjects.instance(NODE, model, 0), started, msg_id=new_id())
     await bus.append(subjects.instance(NODE, model, 0), ready, msg_id=new_id())
+    id_, secret = "benchkey", "s" * 43
+    created = KeyCreated(key=id_, at_ns=now, name="bench", prefix=f"llh_{id_}", secret_sha256=hash_secret(secret))
+    await bus.append(subjects.access(id_), created, msg_id=new_id())
     await bus.close()
+    return render_key(id_, secret)
 
 
 async def count_events(nats_url: str, at_least: int) -> int:
@@ -179,11 +199,11 @@ async def count_events(nats_url: str, at_least: int) -> int:
 # --- the load --------------------------------------------------------------------------------------------------------
 
 
-def measure_short(hop: Hop, connections: int, seconds: float, key: str, body: str, folder: Path) -> Short:
+def measure_short(hop: Hop, connections: int, seconds: float, body: str, folder: Path) -> Short:
     if shutil.which("wrk") is None:
-        return uvloop.run(_short_without_wrk(hop, connections, seconds, key, body.encode()))
+        return uvloop.run(_without_wrk(hop, "/tokenize", connections, seconds, body.encode()))
     script = folder / "short.lua"
-    script.write_text(WRK_SCRIPT % (key, body))
+    script.write_text(WRK_SCRIPT % (hop.key, body))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script)]
     output = subprocess.run(
         [*command, f"http://127.0.0.1:{hop.port}/tokenize"], capture_output=True, text=True, check=True
@@ -192,11 +212,11 @@ def measure_short(hop: Hop, connections: int, seconds: float, key: str, body: st
     return Short(int(requests) / int(micros) * 1e6, float(p50), float(p99), int(requests), int(failed))
 
 
-async def _short_without_wrk(hop: Hop, connections: int, seconds: float, key: str, body: bytes) -> Short:
+async def _without_wrk(hop: Hop, path: str, connections: int, seconds: float, body: bytes) -> Short:
     took_ms: list[float] = []
     failed = 0
     deadline = time.monotonic() + seconds
-    request = _request("/tokenize", key, body)
+    request = _request(path, hop.key, body)
 
     async def work() -> None:
         nonlocal failed
@@ -206,9 +226,11 @@ async def _short_without_wrk(hop: Hop, connections: int, seconds: float, key: st
             writer.write(request)
             try:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-                await reader.readexactly(length)
-            except (OSError, EOFError, IndexError):
+                if b"transfer-encoding: chunked" in head.lower():
+                    await reader.readuntil(b"0\r\n\r\n")
+                else:
+                    await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+            except (OSError, EOFError, IndexError):  # no answer, or one without a length
                 reader, writer = await asyncio.open_connection("127.0.0.1", hop.port)
                 failed += 1
                 continue
@@ -220,6 +242,8 @@ async def _short_without_wrk(hop: Hop, connections: int, seconds: float, key: st
         writer.close()
 
     await asyncio.gather(*(work() for _ in range(connections)))
+    if len(took_ms) < 2:
+        raise SystemExit(f"{hop.name} answered {len(took_ms)} of {failed + len(took_ms)} requests for {path}")
     cuts = statistics.quantiles(took_ms, n=100)
     return Short(len(took_ms) / seconds, cuts[49], cuts[98], len(took_ms), failed)
 
@@ -229,9 +253,11 @@ def _request(path: str, key: str, body: bytes) -> bytes:
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def measure_streams(hop: Hop, seconds: float, key: str, body: bytes, result: Streams) -> None:
+async def measure_streams(
+    hop: Hop, seconds: float, body: bytes, result: Streams, connections: int = STREAM_CONNECTIONS
+) -> None:
     """Streams until time is up. Failed: not 200, cut short, or without `[DONE]`."""
-    request = _request("/v1/chat/completions", key, body)
+    request = _request("/v1/chat/completions", hop.key, body)
     deadline = time.monotonic() + seconds
 
     async def work() -> None:
@@ -250,7 +276,7 @@ async def measure_streams(hop: Hop, seconds: float, key: str, body: bytes, resul
                 result.why[why] += 1
             writer.close()
 
-    await asyncio.gather(*(work() for _ in range(STREAM_CONNECTIONS)))
+    await asyncio.gather(*(work() for _ in range(connections)))
 
 
 async def _read_stream(reader: asyncio.StreamReader, began: float, result: Streams) -> str:
@@ -289,28 +315,34 @@ def run(arguments: argparse.Namespace) -> None:
         key = upstream_key(SECRET, node=NODE, model=model, index=0, generation=1)
         sizes = ["-np", str(SLOTS), "-c", str(SLOTS * CONTEXT_TOKENS), "-t", "1", "--no-webui"]
 
-        direct = Hop("llama-server direct", free_port())
+        direct = Hop(DIRECT, free_port(), key)
         command = [llama_server, "-m", str(path), "--port", str(direct.port), "--api-key", key, "--alias", model]
         stack.enter_context(running([*command, *sizes], folder / "llama-server.log"))
         hops = [direct]
 
         if nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
-            hop = Hop("nginx", free_port())
+            hop = Hop("nginx", free_port(), key)
             configuration = nginx_configuration(folder, hop.port, direct.port)
             stack.enter_context(running([nginx, "-c", str(configuration)], folder / "nginx.out"))
             hops.append(hop)
 
-        router = Hop("llama.cpp router", free_port())
+        router = Hop("llama.cpp router", free_port(), key)
         command = [llama_server, "--models-dir", str(models), "--port", str(router.port), "--api-key", key]
         stack.enter_context(running([*command, *sizes], folder / "router.log"))
         hops.append(router)
 
         nats = NatsServer(folder / "nats").start()
         stack.callback(nats.stop)
-        asyncio.run(tell_the_herd(nats.url, model, direct.port))
-        gateway = GatewayProcess(folder / "gateway", nats.url).start()
+        own_key = asyncio.run(tell_the_herd(nats.url, model, direct.port))
+        gateway = GatewayProcess(folder / "gateway", nats.url, keys="required").start()
         stack.callback(gateway.stop)
-        hops.append(Hop("llamaherd gateway", gateway.port))
+        hops.append(Hop(GATEWAY, gateway.port, own_key))
+        if litellm := arguments.litellm or shutil.which("litellm"):
+            hop = Hop("LiteLLM proxy", free_port(), "sk-bench", short=False)
+            command = [str(litellm), "--config", str(litellm_configuration(folder, model, direct.port, key))]
+            environment = {**os.environ, "LITELLM_TELEMETRY": "False"}
+            stack.enter_context(running([*command, "--port", str(hop.port)], folder / "litellm.log", env=environment))
+            hops.append(hop)
 
         short_body = json.dumps({"model": model, "content": "hello"})
         message = {"role": "user", "content": "hello"}
@@ -324,62 +356,92 @@ def run(arguments: argparse.Namespace) -> None:
                 "ignore_eos": True,
             }
         ).encode()
-        headers = {"Authorization": f"Bearer {key}"}
+        chat_body = json.dumps({"model": model, "messages": [message], "max_tokens": 1, "temperature": 0}).encode()
+        first_body = json.dumps(json.loads(stream_body) | {"max_tokens": 4}).encode()
         for hop in hops:
-            url = f"http://127.0.0.1:{hop.port}/tokenize"
+            url = f"http://127.0.0.1:{hop.port}/v1/chat/completions"
+            headers = {"Authorization": f"Bearer {hop.key}", "Content-Type": "application/json"}
             wait_for(
-                lambda url=url: httpx.post(url, content=short_body, headers=headers, timeout=30).status_code == 200,
+                lambda url=url, headers=headers: (
+                    httpx.post(url, content=chat_body, headers=headers, timeout=30).status_code == 200
+                ),
                 hop.name,
             )
 
+        chats: defaultdict[str, list[Short]] = defaultdict(list)
+        firsts: dict[str, Streams] = {hop.name: Streams() for hop in hops}
         shorts: defaultdict[tuple[str, int], list[Short]] = defaultdict(list)
         streams: dict[str, Streams] = {hop.name: Streams() for hop in hops}
         for number in range(arguments.rounds):
             # The order turns, so that no hop is always the first or the last.
             for hop in hops[number % len(hops) :] + hops[: number % len(hops)]:
                 print(f"round {number + 1}/{arguments.rounds}: {hop.name}", file=sys.stderr, flush=True)
-                for connections in (1, 16):
-                    seen = measure_short(hop, connections, arguments.seconds, key, short_body, folder)
+                for connections in (1, 16) if hop.short else ():
+                    seen = measure_short(hop, connections, arguments.seconds, short_body, folder)
                     shorts[hop.name, connections].append(seen)
-                uvloop.run(measure_streams(hop, arguments.seconds, key, stream_body, streams[hop.name]))
+                chats[hop.name].append(
+                    uvloop.run(_without_wrk(hop, "/v1/chat/completions", 1, arguments.seconds / 2, chat_body))
+                )
+                uvloop.run(measure_streams(hop, arguments.seconds, stream_body, streams[hop.name]))
+            # In small turns, so that what else the machine does falls on all of them alike.
+            for _ in range(FIRST_TURNS):
+                for hop in hops:
+                    uvloop.run(measure_streams(hop, arguments.seconds / 10, first_body, firsts[hop.name], 1))
 
-        sent = sum(seen.sent for (name, _), runs in shorts.items() if name == "llamaherd gateway" for seen in runs)
-        sent += streams["llamaherd gateway"].sent
+        sent = sum(seen.sent for (name, _), runs in shorts.items() if name == GATEWAY for seen in runs)
+        sent += streams[GATEWAY].sent + firsts[GATEWAY].sent + sum(seen.sent for seen in chats[GATEWAY])
+        sent += 1  # the one that asked whether it is there
         stored = asyncio.run(count_events(nats.url, sent))
-        report(hops, shorts, streams)
+        report(hops, shorts, streams, chats, firsts)
         print(f"\ngateway: {sent} requests counted by the clients, {stored} events on record")
         log = gateway.log.read_text()
         print("\n".join(line for line in log.splitlines() if "WARN" in line or "ERROR" in line))
 
 
-def report(hops: list[Hop], shorts: dict[tuple[str, int], list[Short]], streams: dict[str, Streams]) -> None:
+def report(
+    hops: list[Hop],
+    shorts: dict[tuple[str, int], list[Short]],
+    streams: dict[str, Streams],
+    chats: dict[str, list[Short]],
+    firsts: dict[str, Streams],
+) -> None:
     def median(name: str, connections: int, field: str) -> float:
         return statistics.median(getattr(seen, field) for seen in shorts[name, connections])
 
     print(
-        "| hop | short, 1 conn: p50 / p99 ms | req/s | short, 16 conns: p50 / p99 ms | req/s | short failed / sent |"
-        " stream, 8 conns: first event p50 ms | failed / sent |"
+        "| hop | short, 1 conn: p50 / p99 ms | req/s | short, 16 conns: p50 / p99 ms | req/s | failed / sent |"
+        " chat, 1 conn: p50 ms | first event, 1 conn: p50 ms | stream, 8 conns: failed / sent |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for hop in hops:
         one, many = (hop.name, 1), (hop.name, 16)
-        failed = sum(seen.failed for seen in (*shorts[one], *shorts[many]))
-        sent = sum(seen.sent for seen in (*shorts[one], *shorts[many]))
+        cells = ["-"] * 5
+        if hop.short:
+            failed = sum(seen.failed for seen in (*shorts[one], *shorts[many]))
+            sent = sum(seen.sent for seen in (*shorts[one], *shorts[many]))
+            cells = [
+                f"{median(*one, 'p50_ms'):.3f} / {median(*one, 'p99_ms'):.2f}",
+                f"{median(*one, 'rate'):,.0f}",
+                f"{median(*many, 'p50_ms'):.2f} / {median(*many, 'p99_ms'):.1f}",
+                f"{median(*many, 'rate'):,.0f}",
+                f"{failed} / {sent}",
+            ]
+        cells.append(f"{statistics.median(seen.p50_ms for seen in chats[hop.name]):.2f}")
+        cells.append(f"{statistics.median(firsts[hop.name].first_ms):.2f}")
         seen = streams[hop.name]
-        first = statistics.median(seen.first_ms) if seen.first_ms else float("nan")
-        why = "".join(f" ({count} {name})" for name, count in seen.why.items())
-        print(
-            f"| {hop.name} | {median(*one, 'p50_ms'):.3f} / {median(*one, 'p99_ms'):.2f} | {median(*one, 'rate'):,.0f} "
-            f"| {median(*many, 'p50_ms'):.2f} / {median(*many, 'p99_ms'):.1f} | {median(*many, 'rate'):,.0f} "
-            f"| {failed} / {sent} | {first:.1f} | {seen.failed} / {seen.sent}{why} |"
-        )
-    gateway = "llamaherd gateway"
+        cells.append(f"{seen.failed} / {seen.sent}" + "".join(f" ({count} {name})" for name, count in seen.why.items()))
+        print(f"| {hop.name} | {' | '.join(cells)} |")
+    added_ms = statistics.median(firsts[GATEWAY].first_ms) - statistics.median(firsts[DIRECT].first_ms)
+    print(f"\ngateway: first event {added_ms:.2f} ms after llama-server's own (p50)")
     for peer in ("nginx", "llama.cpp router"):
         if any(hop.name == peer for hop in hops):
-            p50 = median(gateway, 1, "p50_ms") / median(peer, 1, "p50_ms")
-            rate = median(gateway, 16, "rate") / median(peer, 16, "rate")
+            p50 = median(GATEWAY, 1, "p50_ms") / median(peer, 1, "p50_ms")
+            rate = median(GATEWAY, 16, "rate") / median(peer, 16, "rate")
+            p99 = median(GATEWAY, 16, "p99_ms") / median(peer, 16, "p99_ms")
+            p99_one = median(GATEWAY, 1, "p99_ms") / median(peer, 1, "p99_ms")
             print(
-                f"\ngateway / {peer}: short p50 at 1 connection x {p50:.2f}, requests/s at 16 connections x {rate:.2f}"
+                f"gateway / {peer}: short p50 at 1 connection x {p50:.2f}, p99 x {p99_one:.2f}; "
+                f"at 16 connections requests/s x {rate:.2f}, p99 x {p99:.2f}"
             )
 
 
@@ -389,6 +451,7 @@ def main() -> None:
     parser.add_argument("--llama-server", help="default: the one the launcher would take")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
+    parser.add_argument("--litellm", type=Path, help="its program; default: the one on the PATH, if any")
     run(parser.parse_args())
 
 

@@ -14,6 +14,18 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True):
     """To a node's supervisor (`cmd.supervisor.<node>.load`). Loading twice is one load."""
 
     model: str
+    by: str = ""
+    """Who waits for it, and may take it back (`CancelLoad`); empty: nobody can, it is to be loaded in any case."""
+
+
+class CancelLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.cancel-load`): `by` does not wait for the model any more.
+
+    A load that nobody wants any more ends. A model that is ready stays.
+    """
+
+    model: str
+    by: str
 
 
 class UnloadModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import httpx
 
 from harness.deadline import until, wait_until
 from llamaherd_shared.bus import Bus
-from llamaherd_shared.commands import Accepted, LoadModel
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel
 from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.instance import (
     InstanceExited,
@@ -146,6 +147,8 @@ class Herd:
         self.bus, self.folder, self.gateway = bus, folder, gateway
         self.loads: list[str] = []
         """Every load that was asked for."""
+        self.cancelled_loads: list[str] = []
+        """Every load that a gateway took back."""
         self.on_load: Callable[[str], Awaitable[None]] = self._start_quietly
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.ports: dict[str, int] = {}
@@ -296,6 +299,11 @@ class Herd:
         self._tasks.append(asyncio.create_task(self._on_load(command.model)))
         return accepted
 
+    async def answer_cancel_load(self, command: CancelLoad) -> Accepted:
+        self.cancelled_loads.append(command.model)
+        sequence = self._sequences.get(command.model, 0)
+        return Accepted(node=NODE, model=command.model, state="loading", sequence=sequence)
+
     async def _on_load(self, model: str) -> None:
         await self.on_load(model)
 
@@ -324,10 +332,15 @@ async def open_herd(nats_url: str, gateway: GatewayProcess | None = None) -> Asy
                 node=NODE, at_ns=time.time_ns(), version="0", cpus=1, memory_bytes=1, models_dir=folder, llama_server=""
             )
         )
-        served = await bus.serve(bus.subjects.command("supervisor", "load", node=NODE), LoadModel, herd.answer_load)
+        command = partial(bus.subjects.command, "supervisor", node=NODE)
+        served = [
+            await bus.serve(command("load"), LoadModel, herd.answer_load),
+            await bus.serve(command("cancel-load"), CancelLoad, herd.answer_cancel_load),
+        ]
         try:
             yield herd
         finally:
-            await served.drain()
+            for each in served:
+                await each.drain()
             await herd.close()
             await bus.close()

@@ -18,7 +18,7 @@ from harness.fake_llama_server import install_fake_llama_server, set_switches
 from harness.nats import NatsServer
 from harness.random_gguf import write_random_gguf
 from llamaherd_shared.bus import Bus, Recorded
-from llamaherd_shared.commands import Accepted, LoadModel, UnloadModel
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
 from llamaherd_shared.events import Event, decode_event
 from llamaherd_shared.events.instance import InstanceEvent
 from llamaherd_shared.events.presence import Presence
@@ -160,9 +160,13 @@ class Herd:
     def kinds(self, model: str = "") -> list[str]:
         return [type(fact).__name__.removeprefix("Instance").lower() for fact in self.history(model)]
 
-    async def load(self, model: str = "") -> Accepted:
+    async def load(self, model: str = "", *, by: str = "") -> Accepted:
         subject = self.bus.subjects.command("supervisor", "load", node=self.node.name)
-        return await self.bus.request(subject, LoadModel(model=model or self.model), Accepted)
+        return await self.bus.request(subject, LoadModel(model=model or self.model, by=by), Accepted)
+
+    async def cancel_load(self, *, by: str) -> Accepted:
+        subject = self.bus.subjects.command("supervisor", "cancel-load", node=self.node.name)
+        return await self.bus.request(subject, CancelLoad(model=self.model, by=by), Accepted)
 
     async def unload(self, model: str = "") -> Accepted:
         subject = self.bus.subjects.command("supervisor", "unload", node=self.node.name)

@@ -253,6 +253,32 @@ def test_a_load_that_several_wait_for_goes_on_when_one_leaves(run: Any, model: s
     run(scenario)
 
 
+def test_a_load_that_nobody_waits_for_any_more_is_taken_back(run: Any, model: str) -> None:
+    async def scenario(herd: Herd, gateway: GatewayProcess) -> None:
+        await herd.add_model(model)
+        go = asyncio.Event()
+
+        async def load(name: str) -> None:
+            await herd.say_progress(name, 0.1)
+            await go.wait()
+            await herd.start(name)
+
+        herd.on_load = load
+        async with client_of(gateway) as client:
+            one, other = ask(client, chat(model)), ask(client, chat(model))
+            await until(lambda: herd.loads)
+            one.cancel()
+            await herd.finished(1, model=model)
+            assert herd.cancelled_loads == []
+            other.cancel()
+            await until(lambda: herd.cancelled_loads, what="the second one was the last")
+            go.set()
+            assert (await ask(client, chat(model))).status_code == 200
+        assert herd.cancelled_loads == [model]
+
+    run(scenario)
+
+
 def test_an_instance_lost_while_others_queue_is_loaded_again_for_them(run: Any, model: str) -> None:
     async def scenario(herd: Herd, gateway: GatewayProcess) -> None:
         await herd.add_ready_model(model, slots=1, tokens=1, delay_first_token_s=0.4)

@@ -397,6 +397,30 @@ def test_unload_while_loading_stops_at_once(running: Node, model: str) -> None:
     uvloop.run(body())
 
 
+@pytest.mark.parametrize("others", [[], ["another gateway"], [""]], ids=["nobody", "a gateway", "a person"])
+def test_a_load_ends_when_nobody_wants_it_any_more(running: Node, model: str, others: list[str]) -> None:
+    async def body() -> None:
+        running.add_model(model, slow_load_s=1.5)
+        async with herd_of(running, model) as herd:
+            await herd.offered()
+            for by in ("a gateway", *others):
+                await herd.load(by=by)
+            await herd.state(State.LOADING)
+
+            await herd.cancel_load(by="a gateway")
+
+            await herd.state(State.READY if others else State.STOPPED)
+            if others:
+                await herd.cancel_load(by=others[0])
+                assert (await herd.load()).state == "ready", "what is ready stays"
+                return
+            assert herd.kinds() == ["started", "stopping", "exited"]
+            await herd.load(by="a gateway")
+            await herd.state(State.READY)
+
+    uvloop.run(body())
+
+
 def test_unload_during_backoff_and_after_failure_forgets_the_restart(node: Node) -> None:
     async def body() -> None:
         node.add_model("m", exit_on_start=1)

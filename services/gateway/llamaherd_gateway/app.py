@@ -47,15 +47,17 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
     projection = service.projection(SCHEMA, VERSION)
     view = View(load_fleet(projection.db))
     follower = Follower(bus, projection, view.source(), trouble=lambda text: service.trouble(text, about="projection"))
+    gateway_id = f"{common.node}-{new_id()}"
     loader = Loader(
         view,
         bus,
         caught_up=follower.caught_up,
         load_timeout_s=settings.load_timeout_s,
         ask_timeout_s=settings.ask_timeout_s,
+        by=gateway_id,
     )
     loopback = is_loopback(settings.host) or settings.insecure
-    access = Access(view, settings.keys, loopback_only=loopback, gateway=f"{common.node}-{new_id()}")
+    access = Access(view, settings.keys, loopback_only=loopback, gateway=gateway_id)
     relay = Relay(
         settings=settings,
         node=common.node,

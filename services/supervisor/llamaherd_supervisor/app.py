@@ -12,7 +12,15 @@ import psutil
 
 from llamaherd_shared import __version__
 from llamaherd_shared.bus.requests import Served
-from llamaherd_shared.commands import CancelPull, DeleteModel, DescribeModel, LoadModel, PullModel, UnloadModel
+from llamaherd_shared.commands import (
+    CancelLoad,
+    CancelPull,
+    DeleteModel,
+    DescribeModel,
+    LoadModel,
+    PullModel,
+    UnloadModel,
+)
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.model import ModelEvent, ModelRejected, ModelRemoved
@@ -204,6 +212,7 @@ class Supervisor:
         return [
             await bus.serve(command("load"), LoadModel, commands.load),
             await bus.serve(command("unload"), UnloadModel, commands.unload),
+            await bus.serve(command("cancel-load"), CancelLoad, commands.cancel_load),
             await bus.serve(command("whois"), Whois, whois),
         ]
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_shared.bus import Bus
-from llamaherd_shared.commands import Accepted, LoadModel, UnloadModel
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
 from llamaherd_shared.errors import Conflict, HerdError, Unavailable
 from llamaherd_shared.events import Event
 from llamaherd_shared.events.instance import InstanceEvent, InstanceExited, InstanceFailed, InstanceStarted
@@ -389,6 +389,8 @@ class Commands:
 
     def __init__(self, at: Workplace, owner_of: Callable[[str], Owner], is_known: Callable[[str], bool]) -> None:
         self._at, self._owner_of, self._is_known = at, owner_of, is_known
+        self._wanted_by: dict[str, set[str]] = {}
+        """Model -> who asked for its load (`LoadModel.by`) and has not taken that back."""
 
     async def load(self, command: LoadModel) -> Accepted:
         wanted = reconcile.decide_load(
@@ -399,13 +401,27 @@ class Commands:
             stopping=self._at.service.stopping.is_set(),
             now_ns=time.time_ns(),
         )
+        self._wanted_by.setdefault(command.model, set()).add(command.by)
         return await self._accept(command.model, wanted)
+
+    async def cancel_load(self, command: CancelLoad) -> Accepted:
+        """Ends a load that nobody wants any more; else changes nothing."""
+        wanted_by = self._wanted_by.get(command.model, set())
+        wanted_by.discard(command.by)
+        owner = self._owner_of(command.model)
+        state = owner.instance.state
+        if not wanted_by and state in (State.LOADING, State.BACKOFF):
+            wanted = Wanted(wanted=False, cause="cancelled", asked_ns=time.time_ns())
+            return await self._accept(command.model, wanted)
+        sequence = await self._at.journal.sequence(owner.subject)
+        return Accepted(node=self._at.node, model=command.model, state=state.value, sequence=sequence)
 
     async def unload(self, command: UnloadModel) -> Accepted:
         known = self._is_known(command.model)
         wanted = reconcile.decide_unload(
             command.model, node=self._at.node, models=self._at.models, known=known, now_ns=time.time_ns()
         )
+        self._wanted_by.pop(command.model, None)
         return await self._accept(command.model, wanted)
 
     async def _accept(self, model: str, wanted: Wanted) -> Accepted:

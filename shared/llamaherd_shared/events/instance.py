@@ -55,7 +55,7 @@ class InstanceDraining(InstanceBase, frozen=True, kw_only=True, tag="instance.dr
     """No new work; what is in flight finishes."""
 
     cause: str
-    """Who wanted it: `unload`, `shutdown`, `evicted`."""
+    """Who wanted it: `unload`, `shutdown`, `evicted`, `cancelled` (nobody waits for the load any more)."""
 
 
 class InstanceStopping(InstanceBase, frozen=True, kw_only=True, tag="instance.stopping.v1"):
@@ -72,7 +72,7 @@ class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exit
     signal: str | None = None
     """Name of the signal that ended it, e.g. `SIGKILL`."""
     cause: str
-    """`unload`, `shutdown`, `crash`, `unhealthy`, `supervisor_lost`."""
+    """`unload`, `shutdown`, `cancelled`, `crash`, `unhealthy`, `supervisor_lost`."""
     last_lines: list[str] = []
     """The end of its log, oldest first; empty when we asked for the exit."""
     restart_at_ns: int | None = None

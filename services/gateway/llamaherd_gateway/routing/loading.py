@@ -4,6 +4,7 @@ Every wait is bounded: without an answer from a supervisor by `ask_timeout_s`, w
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from typing import Final, Protocol, TypeVar
@@ -13,8 +14,8 @@ import msgspec
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.routing.table import pick_instance, pick_node
 from llamaherd_gateway.store import View
-from llamaherd_shared.commands import Accepted, LoadModel, UnloadModel
-from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
+from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.subjects import Subjects
 
 ASK_AGAIN_S: Final = 2.0
@@ -63,7 +64,13 @@ class Loader:
         caught_up: asyncio.Event,
         load_timeout_s: float,
         ask_timeout_s: float,
+        by: str,
     ) -> None:
+        """`by` names this gateway to supervisors."""
+        self._by = by
+        self._asked: dict[str, str] = {}
+        """Model -> node that was asked to load it, while it is not ready."""
+        self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._view, self._bus, self._caught_up = view, bus, caught_up
         self._load_timeout_s, self._ask_timeout_s = load_timeout_s, ask_timeout_s
         self._loads: dict[str, asyncio.Task[Instance]] = {}
@@ -82,7 +89,9 @@ class Loader:
             self._waiting[model] -= 1
             if not self._waiting[model]:
                 del self._waiting[model]
-                load.cancel()
+                if not load.done():
+                    load.cancel()
+                    self._cancel(model)
 
     async def replacement(self, lost: Instance) -> Instance:
         """Another ready instance after `lost` broke a connection. Raises `StillThere` when it has not exited."""
@@ -113,6 +122,20 @@ class Loader:
                 return f"loading {model}: {instance.ratio:.0%} ({instance.stage})"
         return f"loading {model}"
 
+    def _cancel(self, model: str) -> None:
+        """Nobody waits any more: tell the supervisor, in the background."""
+        node = self._asked.pop(model, None)
+        if node is None:
+            return
+
+        async def cancel() -> None:
+            subject = self._bus.subjects.command("supervisor", "cancel-load", node=node)
+            with contextlib.suppress(HerdError):
+                await self._bus.request(subject, CancelLoad(model=model, by=self._by), Accepted)
+
+        task = self._cancelling[model] = asyncio.create_task(cancel())
+        task.add_done_callback(lambda done: self._cancelling.pop(model, None))
+
     def _forget(self, model: str, load: "asyncio.Task[Instance]") -> None:
         if self._loads.get(model) is load:
             del self._loads[model]
@@ -128,6 +151,7 @@ class Loader:
         while True:
             ready = self._view.table.ready.get(model)
             if ready:
+                self._asked.pop(model, None)
                 return pick_instance(ready, {})
             now = time.monotonic()
             node = accepted.node if accepted is not None else pick_node(self._view.fleet, model)
@@ -155,13 +179,16 @@ class Loader:
 
     async def _ask(self, node: str, model: str) -> Accepted:
         """Ask the node's supervisor to load; one that is being restarted has `ask_timeout_s` to come back."""
+        if (cancelling := self._cancelling.get(model)) is not None:
+            await asyncio.wait({cancelling})  # or the supervisor might hear of it after the new load
+        self._asked[model] = node
         subject = self._bus.subjects.command("supervisor", "load", node=node)
         deadline = time.monotonic() + self._ask_timeout_s
         while True:
             left = deadline - time.monotonic()
             try:
                 return await self._bus.request(
-                    subject, LoadModel(model=model), Accepted, timeout_s=min(5.0, max(left, 0.1))
+                    subject, LoadModel(model=model, by=self._by), Accepted, timeout_s=min(5.0, max(left, 0.1))
                 )
             except Unavailable as error:
                 if time.monotonic() + ASK_PAUSE_S >= deadline:
