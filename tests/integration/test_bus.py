@@ -277,6 +277,25 @@ def test_a_loop_that_speaks_to_the_bus_ends_when_it_is_cancelled_wherever_that_h
     uvloop.run(body())
 
 
+def test_a_watch_that_is_given_up_at_once_leaves_the_connection_whole(nats_server: NatsServer) -> None:
+    """A cancelled flush of nats-py ends its reading, and the connection with it."""
+
+    async def body() -> None:
+        async with connected(nats_server) as bus:
+            for turns in range(20):
+                watching = asyncio.create_task(bus.watch(f"some.thing.{turns}", lambda _: None))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+            await bus.append(bus.subjects.instance("n", "m", 0), FACT, msg_id="a")
+
+            assert bus.troubles == 0
+
+    uvloop.run(body())
+
+
 def test_two_herds_with_different_prefixes_share_a_server_without_meeting(nats_server: NatsServer) -> None:
     async def body() -> None:
         async with connected(nats_server, prefix="a") as one, connected(nats_server, prefix="b") as two:

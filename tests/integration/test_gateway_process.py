@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from harness.deadline import until, wait_until
-from harness.gateway import NODE, GatewayProcess, Herd, flood, open_herd
+from harness.gateway import NODE, GatewayProcess, Herd, flood, free_port, open_herd
 from harness.nats import NatsServer
 from llamaherd_shared.streams import REQUESTS
 from llamaherd_shared.trace import trace_id_of
@@ -288,6 +288,37 @@ def test_a_port_in_use_is_one_sentence(nats: NatsServer, tmp_path: Path) -> None
     log = gateway.log.read_text()
     assert f"cannot listen on 127.0.0.1:{gateway.port}: the port is in use" in log
     assert "Traceback" not in log
+
+
+def test_each_port_answers_strangers_in_its_own_dialect(
+    nats: NatsServer, start: Callable[..., GatewayProcess]
+) -> None:
+    ollama, lmstudio = free_port(), free_port()
+    gateway = start(ollama_port=ollama, lmstudio_port=lmstudio)
+
+    def errors(port: int) -> Any:
+        answer = httpx.get(f"http://127.0.0.1:{port}/nowhere")
+        assert answer.status_code == 404
+        return answer.json()["error"]
+
+    assert isinstance(errors(ollama), str)
+    assert errors(gateway.port)["code"] == "unknown_url"
+    assert "type" in errors(lmstudio)
+    assert httpx.get(f"http://127.0.0.1:{ollama}/").text == "Ollama is running"
+    for port in (gateway.port, ollama, lmstudio):
+        assert httpx.get(f"http://127.0.0.1:{port}/api/tags").json() == {"models": []}
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"] == []
+
+
+def test_ollamas_port_may_be_taken_by_ollama_itself(nats: NatsServer, start: Callable[..., GatewayProcess]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        gateway = start(ollama_port=port)
+
+        assert httpx.get(f"{gateway.url}/api/version").status_code == 200
+    assert f"127.0.0.1:{port} is in use: going on without it (`gateway.ollama_port`" in gateway.log.read_text()
 
 
 def test_an_unknown_setting_is_one_sentence(tmp_path: Path) -> None:

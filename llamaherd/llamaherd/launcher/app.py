@@ -32,7 +32,7 @@ from llamaherd.launcher.probe import (
     wait_for_nats,
 )
 from llamaherd.launcher.process import Child, ChildSpec, Gone, adopt_orphans, reap_orphans, sweep
-from llamaherd.launcher.settings import Options, Plan, make_plan
+from llamaherd.launcher.settings import Address, Options, Plan, make_plan
 from llamaherd.launcher.store import (
     ensure_secret,
     find_process,
@@ -177,7 +177,7 @@ class Launcher:
             model = await self._load_demo() if self._plan.options.demo else await self._any_model()
             self._ready = True
             self._record()
-            self._show_addresses(model, time.monotonic() - born)
+            await self._show_addresses(model, time.monotonic() - born)
             await self._stop.wait()
         except Stopped:
             return INTERRUPTED
@@ -303,11 +303,22 @@ class Launcher:
         status, answer = await ask_json("GET", f"{self._plan.ui.url}/api/v1/models")
         return msgspec.convert(answer, list[Model]) if status == 200 else []
 
-    def _show_addresses(self, model: str | None, took_s: float) -> None:
+    async def _other_addresses(self) -> list[tuple[str, str]]:
+        """Where else the gateway answers: another program, Ollama itself for one, may have been there first."""
+        found = []
+        for name, port in self._plan.other_ports.items():
+            address = Address(self._plan.gateway.host, port)
+            status, answer = await ask_json("GET", f"{address.url}/readyz")
+            if status == 200 and isinstance(answer, dict) and answer.get("status") == "ready":
+                found.append((f"for {name} clients", address.url))
+        return found
+
+    async def _show_addresses(self, model: str | None, took_s: float) -> None:
         uv = "uv run " if "UV_RUN_RECURSION_DEPTH" in os.environ else ""
         gateway = self._plan.gateway.url
         rows = [
             ("OpenAI base URL", f"{gateway}/v1"),
+            *await self._other_addresses(),
             ("Web UI", self._plan.ui.url),
             ("NATS", self._nats_url),
             *([("NATS nkey seed", str(seed_file(self._data_dir, ADMIN)))] if self._nats else []),

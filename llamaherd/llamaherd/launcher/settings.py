@@ -52,6 +52,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     options: Options
     gateway: Address
     ui: Address
+    other_ports: dict[str, int]
+    """Whose clients look for the gateway where, beside its own port: `Ollama`, `LM Studio`."""
     models_dir: Path
     llama_server: Path | None
     """As the supervisor's settings name it; the command line and `LLAMAHERD_LLAMA_SERVER` come before it."""
@@ -90,6 +92,7 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
         options=options,
         gateway=addresses["gateway"],
         ui=addresses["ui"],
+        other_ports=_other_ports(loaded["gateway"][1]),
         models_dir=models_dir,
         own_nats="LLAMAHERD_NATS_URL" not in given and "nats_url" not in in_file,
         llama_server=supervisor.llama_server,
@@ -142,6 +145,11 @@ def _address(service: str, settings: Any, insecure: bool) -> Address:
             "yet; use 127.0.0.1, or add --insecure if that network is yours alone"
         )
     return Address(host, port or pick_port(0))
+
+
+def _other_ports(gateway: Any) -> dict[str, int]:
+    ports = {"Ollama": int(gateway.ollama_port), "LM Studio": int(gateway.lmstudio_port)}
+    return {name: port for name, port in ports.items() if port}
 
 
 def _content(config: Path | None) -> dict[str, Any]:
