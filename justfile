@@ -38,6 +38,7 @@ lint:
     uv run ruff check .
     uv run mypy
     uv run python docs/tables.py --check
+    uv run python docs/api.py --check
 
 # Write the code in house style.
 format:
@@ -47,6 +48,7 @@ format:
 # Make the generated parts of the docs anew.
 docs:
     uv run python docs/tables.py
+    uv run python docs/api.py
 
 # Packages that work on the web app needs, and axe for the browser tests.
 web-install:

@@ -53,6 +53,8 @@ CONTEXT_TOKENS = 256
 TOKENS = 32
 STREAM_CONNECTIONS = 8
 FIRST_TURNS = 5
+LITELLM_KEY = "sk-5f0c8e21b7d94a6fa3e1c09d4b72"
+"""Its proxy refuses to start without one; only this run's loopback sees it."""
 DIRECT, GATEWAY = "llama-server direct", "llamaherd gateway"
 
 WRK_SCRIPT = """
@@ -143,7 +145,8 @@ def nginx_configuration(folder: Path, port: int, upstream: int) -> Path:
 def litellm_configuration(folder: Path, model: str, port: int, key: str) -> Path:
     path = folder / "litellm.yaml"
     parameters = {"model": f"openai/{model}", "api_base": f"http://127.0.0.1:{port}/v1", "api_key": key}
-    path.write_text(json.dumps({"model_list": [{"model_name": model, "litellm_params": parameters}]}))
+    models = [{"model_name": model, "litellm_params": parameters}]
+    path.write_text(json.dumps({"model_list": models, "general_settings": {"master_key": LITELLM_KEY}}))
     return path
 
 
@@ -338,10 +341,14 @@ def run(arguments: argparse.Namespace) -> None:
         stack.callback(gateway.stop)
         hops.append(Hop(GATEWAY, gateway.port, own_key))
         if litellm := arguments.litellm or shutil.which("litellm"):
-            hop = Hop("LiteLLM proxy", free_port(), "sk-bench", short=False)
+            hop = Hop("LiteLLM proxy", free_port(), LITELLM_KEY, short=False)
             command = [str(litellm), "--config", str(litellm_configuration(folder, model, direct.port, key))]
             environment = {**os.environ, "LITELLM_TELEMETRY": "False"}
-            stack.enter_context(running([*command, "--port", str(hop.port)], folder / "litellm.log", env=environment))
+            stack.enter_context(
+                running(
+                    [*command, "--host", "127.0.0.1", "--port", str(hop.port)], folder / "litellm.log", env=environment
+                )
+            )
             hops.append(hop)
 
         short_body = json.dumps({"model": model, "content": "hello"})

@@ -1,8 +1,8 @@
 """Streams in numbers: memory of a thousand open ones, and a hundred thousand of which none may fail.
 
-`uv run python bench/streams.py`. The open ones come from a fake llama-server, which has a thousand slots and says a word
-every few seconds; the many come from the real one with cria, four tokens each, at 32 connections, through a gateway
-that asks for an API key and records every request.
+`uv run python bench/streams.py`. The open ones come from a fake llama-server, which has a thousand slots and says a
+word every few seconds; the many come from the real one with cria, four tokens each, at 32 connections, through a
+gateway that asks for an API key and records every request.
 """
 
 import argparse

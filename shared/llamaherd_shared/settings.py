@@ -86,12 +86,14 @@ def _is_text(type_: Any) -> bool:
 
 
 def _convert(content: dict[str, Any], type_: type[T], document: "_Document", above: tuple[str, ...]) -> T:
-    known = {field.encode_name for field in msgspec.structs.fields(type_)}
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(type_)}
+    known = set(fields)
     for key in content:
         if key not in known:
             names = ", ".join(sorted(known | (set(SECTIONS) if not above else set())))
             path = ".".join((*above, str(key)))
             raise SettingsError(f"{document.where((*above, key))}: unknown setting `{path}`; known here: {names}")
+    content = {key: _spell(value, fields.get(key)) for key, value in content.items()}
     try:
         return msgspec.convert(content, type_, strict=False, dec_hook=_path_hook)
     except msgspec.ValidationError as error:
@@ -99,6 +101,12 @@ def _convert(content: dict[str, Any], type_: type[T], document: "_Document", abo
         keys = (*above, *path.rstrip("`").split(".")) if path else above
         where = document.where(keys)
         raise SettingsError(f"{where}: setting `{'.'.join(keys)}`: {message[0].lower()}{message[1:]}") from error
+
+
+def _spell(value: Any, type_: Any) -> Any:
+    """YAML reads `off` and `on` as booleans; where they are among a setting's words, the words were meant."""
+    word = {True: "on", False: "off"}.get(value) if isinstance(value, bool) else None
+    return word if word in typing.get_args(type_) else value
 
 
 def _path_hook(type_: type, value: Any) -> Any:

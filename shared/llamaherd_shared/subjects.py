@@ -48,7 +48,7 @@ TABLE: Final[tuple[Subject, ...]] = (
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
     Subject("presence.<node>.<service>", "every service", "supervisor, metrics, ui", "who is alive; expires by itself"),
-    Subject("usage.<gateway>", "gateway", "gateway", "what each API key has used, for shared limits; kept nowhere"),
+    Subject("usage.<gateway>", "gateway", "gateway", "use of API keys and models, for shared limits; kept nowhere"),
     Subject(
         "cmd.supervisor.<node>.<verb>",
         "gateway, supervisor, ui",

@@ -20,11 +20,22 @@ import signal
 import stat
 import sys
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, fields, replace
 from http import HTTPStatus
 from pathlib import Path
+from struct import pack
 from typing import Any
+
+COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions", "/completion", "/completions", "/infill"})
+EMBEDDINGS = frozenset({"/v1/embeddings", "/embeddings", "/embedding"})
+RERANKINGS = frozenset({"/v1/rerank", "/v1/reranking", "/rerank", "/reranking"})
+GENERATING = COMPLETIONS | EMBEDDINGS | RERANKINGS | {"/v1/audio/transcriptions", "/v1/systemone"}
+"""Each request to these takes a slot."""
+QUESTIONS = frozenset(
+    {"/tokenize", "/detokenize", "/apply-template", "/v1/chat/completions/input_tokens", "/v1/responses/input_tokens"}
+)
 
 PLAIN_ANSWERS_PER_CONNECTION = 100
 """cpp-httplib's default: the 100th answer carries `Connection: close`."""
@@ -56,6 +67,14 @@ class Switches:
     """Kills itself with SIGKILL after this many tokens of an answer."""
     cut_mid_stream: int | None = None
     """Closes the connection without the end of the answer after this many tokens; lives on."""
+    error_mid_stream: int | None = None
+    """A stream goes wrong after this many tokens: an error as its last event, as llama-server does it."""
+    no_tokens: bool = False
+    """A stream ends before it has said anything: without a single event."""
+    delay_question_s: float = 0.0
+    """Before `/tokenize`, `/apply-template` and the other routes that count and render are answered."""
+    die_on_cancel: bool = False
+    """Kills itself when a client leaves in the middle of its answer."""
     die_on_request: bool = False
     """Kills itself when a completion request arrives, before any answer."""
     error_status: int | None = None
@@ -86,8 +105,16 @@ class State:
     requests: int = 0
     cancelled: int = 0
     active: int = 0
+    asking: int = 0
+    """Questions (`delay_question_s`) being answered."""
+    said: int = 0
+    """Tokens of all answers."""
+    freed_s: float = 0.0
+    """When a slot was last given back, on the machine's monotonic clock."""
     connections: int = 0
     paths: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    """Of the answers it has given or is giving."""
     headers: dict[str, str] = field(default_factory=dict)
     """Headers of the last completion request."""
     body: Any = None
@@ -268,8 +295,13 @@ class Server:
             ("GET", "/slots"): self.slots,
             ("GET", "/v1/models"): self.models,
             ("GET", "/models"): self.models,
-            ("POST", "/tokenize"): lambda request: {"tokens": list(_json(request).get("content", "").encode())},
-            ("POST", "/v1/embeddings"): self.embeddings,
+            ("GET", "/metrics"): lambda _: {"llamacpp:prompt_tokens_total": 0},
+            ("GET", "/lora-adapters"): lambda _: [],
+            ("POST", "/tokenize"): lambda request: {"tokens": list(_text(_json(request).get("content")).encode())},
+            ("POST", "/detokenize"): lambda request: {"content": "text"},
+            ("POST", "/apply-template"): lambda request: {"prompt": _text(_json(request).get("messages"))},
+            ("POST", "/v1/chat/completions/control"): self.control,
+            **{("POST", path): self.count for path in QUESTIONS if path.endswith("/input_tokens")},
         }
 
     def protocol(self) -> asyncio.StreamReaderProtocol:
@@ -301,7 +333,7 @@ class Server:
         try:
             if request.path == "/fake/state":
                 body: Any = self.fake_state()
-            elif (request.method, request.path) in {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}:
+            elif request.method == "POST" and request.path in GENERATING:
                 self.check(request)
                 return await self.complete(request, reader, writer, last)
             else:
@@ -311,6 +343,8 @@ class Server:
                 route = self.routes.get((request.method, request.path))
                 if route is None:
                     raise Refused(404, "File Not Found", "not_found_error")
+                if request.path in QUESTIONS and state.switches.delay_question_s:
+                    await self.hesitate(reader)
                 body = route(request)
         except Refused as refused:
             writer.write(_plain(refused.status, refused.error, close=True))
@@ -335,6 +369,9 @@ class Server:
             "requests": state.requests,
             "cancelled": state.cancelled,
             "active": state.active,
+            "asking": state.asking,
+            "said": state.said,
+            "freed_s": state.freed_s,
             "connections": state.connections,
             "starts": state.starts,
             "pid": os.getpid(),
@@ -363,19 +400,32 @@ class Server:
         entry = {"id": self.state.alias, "object": "model", "created": int(time.time()), "owned_by": "llamacpp"}
         return {"object": "list", "data": [entry]}
 
-    def embeddings(self, request: Request) -> Any:
-        given = _json(request).get("input", "")
-        texts = given if isinstance(given, list) else [given]
-        rows = [{"object": "embedding", "index": n, "embedding": [len(str(t)) / 8, 0.5]} for n, t in enumerate(texts)]
-        count = sum(len(str(text)) for text in texts)
-        usage = {"prompt_tokens": count, "total_tokens": count}
-        return {"object": "list", "model": self.state.alias, "data": rows, "usage": usage}
+    def count(self, request: Request) -> Any:
+        body = _json(request)
+        return {"object": "response.input_tokens", "input_tokens": len(_text(body.get("messages", body.get("input"))))}
+
+    def control(self, request: Request) -> Any:
+        """Knows its own answers only."""
+        known = _json(request).get("id") in self.state.ids
+        return {"success": known} if known else {"success": False, "message": "no active completion for this id"}
+
+    async def hesitate(self, reader: Reader) -> None:
+        """Until the question may be answered. Raises `ConnectionError` when its asker has left."""
+        self.state.asking += 1
+        try:
+            await asyncio.wait_for(reader.ended.wait(), self.state.switches.delay_question_s)
+        except TimeoutError:
+            return
+        finally:
+            self.state.asking -= 1
+        raise ConnectionError
 
     # --- completions -----------------------------------------------------------------------------------------------
 
     async def complete(self, request: Request, reader: Reader, writer: asyncio.StreamWriter, last: bool) -> bool:
         state, switches = self.state, self.state.switches
-        body = _json(request)
+        is_form = request.headers.get("content-type", "").startswith("multipart/")
+        body = {} if is_form else _json(request)
         state.requests += 1
         state.paths.append(request.path)
         state.headers, state.body = request.headers, body
@@ -391,7 +441,11 @@ class Server:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             gone.cancel()
+            if isinstance(work.exception(), ConnectionError):
+                state.cancelled += 1
             return work.result()
+        if switches.die_on_cancel:
+            os.kill(os.getpid(), signal.SIGKILL)
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await work
@@ -404,8 +458,9 @@ class Server:
         async with self.free_slots:
             state.active += 1
             try:
-                answer = Answer(state, request.path.endswith("/chat/completions"), body)
-                if body.get("stream"):
+                answer = Answer(state, request.path, body)
+                state.ids.append(answer.id)
+                if body.get("stream") and request.path in COMPLETIONS:
                     await self.stream(answer, writer)
                     return False
                 async for _ in answer.tokens():
@@ -415,6 +470,7 @@ class Server:
                 return not last and not state.switches.close_keepalive_early
             finally:
                 state.active -= 1
+                state.freed_s = time.monotonic()
                 log("I", "slot      release: id  0 | task 0 | stop processing: n_tokens = 30, truncated = 0")
 
     async def stream(self, answer: "Answer", writer: asyncio.StreamWriter) -> None:
@@ -440,7 +496,9 @@ class Server:
             writer.write(_head(200, *kinds, "Keep-Alive: timeout=5, max=100"))
         for value in answer.ending():
             writer.write(event(value))
-        writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        if answer.has_done:
+            writer.write(chunk(b"data: [DONE]\n\n"))
+        writer.write(b"0\r\n\r\n")
         await writer.drain()
 
 
@@ -454,18 +512,23 @@ def _json(request: Request) -> dict[str, Any]:
     return body
 
 
-class Answer:
-    """One completion: its tokens, and its text in the shapes of the two routes."""
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
-    def __init__(self, state: State, chat: bool, body: dict[str, Any]) -> None:
-        self.state, self.chat, self.body = state, chat, body
+
+class Answer:
+    """One answer: its tokens, and its text in the shape of its route."""
+
+    def __init__(self, state: State, path: str, body: dict[str, Any]) -> None:
+        self.state, self.path, self.body = state, path, body
+        self.chat, self.native = path.endswith("/chat/completions"), not path.startswith("/v1/")
         switches = state.switches
         words = switches.text.split() if switches.text else [f"tok{n}" for n in range(switches.tokens)]
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        self.words = words[: int(limit)] if limit else words
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("n_predict")
+        self.words = words[:limit] if isinstance(limit, int) and limit >= 0 else words
         self.finish = "length" if len(self.words) < len(words) else "stop"
         self.said: list[str] = []
-        self.cut = False
+        self.cut = self.broken = False
         prompt = json.dumps(body.get("messages", body.get("prompt", "")))
         self.prompt_tokens = len(prompt.split())
         self.began = time.monotonic()
@@ -478,7 +541,12 @@ class Answer:
         if switches.delay_first_token_s:
             await asyncio.sleep(switches.delay_first_token_s)
         self.first_at = time.monotonic()
+        if switches.no_tokens:
+            return
         for number, word in enumerate(self.words):
+            if number == switches.error_mid_stream:
+                self.broken = True
+                return
             if number == switches.die_mid_stream:
                 os.kill(os.getpid(), signal.SIGKILL)
             if number == switches.cut_mid_stream:
@@ -486,6 +554,7 @@ class Answer:
                 return
             text = word if number == 0 else " " + word
             self.said.append(text)
+            self.state.said += 1
             yield text
             if switches.delay_token_s:
                 await asyncio.sleep(switches.delay_token_s)
@@ -512,15 +581,37 @@ class Answer:
             "prompt_tokens_details": {"cached_tokens": 0},
         }
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> Any:
         text = "".join(self.said)
+        if self.path in EMBEDDINGS:
+            return self.vectors()
+        if self.path in RERANKINGS:
+            return {"model": self.state.alias, "object": "list", "results": [{"index": 0, "relevance_score": 0.5}]}
+        if self.path == "/v1/audio/transcriptions":
+            return {"text": text}
+        if self.native:
+            return self.chunk(text) | self.native_ending()
         choice: dict[str, Any] = {"finish_reason": self.finish, "index": 0}
         choice |= {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text, "logprobs": None}
         kind = "chat.completion" if self.chat else "text_completion"
         ends = {"usage": self.usage(), "id": self.id, "timings": self.timings()}
         return {"choices": [choice], **self.base, "object": kind, **ends}
 
+    def vectors(self) -> dict[str, Any]:
+        given = self.body.get("input", "")
+        texts = given if isinstance(given, list) else [given]
+        rows = [{"object": "embedding", "index": n, "embedding": self.vector(str(t))} for n, t in enumerate(texts)]
+        count = sum(len(str(text)) for text in texts)
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        return {"object": "list", "model": self.state.alias, "data": rows, "usage": usage}
+
+    def vector(self, text: str) -> Any:
+        numbers = [len(text) / 8, 0.5]
+        return b64encode(pack("<2f", *numbers)).decode() if self.body.get("encoding_format") == "base64" else numbers
+
     def chunk(self, text: str | None, finish: str | None = None) -> dict[str, Any]:
+        if self.native:
+            return {"index": 0, "content": text or "", "tokens": [], "stop": False, "id_slot": 0}
         choice: dict[str, Any] = {"finish_reason": finish, "index": 0}
         if self.chat:
             choice["delta"] = {} if text is None else {"content": text}
@@ -529,12 +620,28 @@ class Answer:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return {"choices": [choice], **self.base, "id": self.id, "object": kind}
 
+    def native_ending(self) -> dict[str, Any]:
+        kind = "limit" if self.finish == "length" else "eos"
+        return {"stop": True, "stop_type": kind, "model": self.state.alias, "timings": self.timings()}
+
+    @property
+    def has_done(self) -> bool:
+        """Whether `[DONE]` ends the stream."""
+        return not (self.native or self.broken or self.state.switches.no_tokens)
+
     def ending(self) -> list[dict[str, Any]]:
         """The last chunks: timings always, in a chunk of their own with `usage` when that was asked for (chat)."""
+        if self.state.switches.no_tokens:
+            return []
+        if self.broken:
+            return [{"error": {"code": 500, "message": "told to break", "type": "server_error"}}]
         final = self.chunk(None, self.finish)
+        if self.native:
+            return [final | self.native_ending()]
         if not self.chat:
             return [final | {"usage": self.usage(), "timings": self.timings()}]
-        if (self.body.get("stream_options") or {}).get("include_usage"):
+        options = self.body.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage"):
             return [final, {**final, "choices": [], "usage": self.usage(), "timings": self.timings()}]
         return [final | {"timings": self.timings()}]
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,11 @@ async def flood(gateway: GatewayProcess, model: str, *, count: int, connections:
     return ids
 
 
+def name_of(model: str, index: int) -> str:
+    """Of an instance, in the tables of a herd; the first one's is the model's."""
+    return model if index == 0 else f"{model}/{index}"
+
+
 class Herd:
     """One node with models. Open it with `open_herd`."""
 
@@ -169,7 +174,7 @@ class Herd:
             self._sequences[event.model] = sequence
         return sequence
 
-    async def add_model(self, model: str, **switches: Any) -> None:
+    async def add_model(self, model: str, *, capabilities: Sequence[str] = (), **switches: Any) -> None:
         """A model file on disk, as a supervisor finds it; returns when the gateway knows it.
 
         Switches: `fake_llama_server.Switches`.
@@ -187,10 +192,11 @@ class Herd:
                 size_bytes=1,
                 modified_ns=10**18,
                 chat=True,
+                capabilities=list(capabilities),
             )
         )
         if self.gateway is not None:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=False) as client:
                 url = f"{self.gateway.url}/v1/models/{model}"
                 deadline = time.monotonic() + 10
                 while (await client.get(url)).status_code != 200:
@@ -202,19 +208,21 @@ class Herd:
         part.write_text(json.dumps(switches))
         part.replace(self.folder / f"{model}.gguf.fake.json")
 
-    async def spawn(self, model: str, *, slots: int = 4, port: int | None = None) -> int:
+    async def spawn(self, model: str, *, slots: int = 4, port: int | None = None, index: int = 0) -> int:
         """Start the process and say so; returns the port."""
-        generation = self._generations[model] = self._generations.get(model, 0) + 1
-        port = self.ports[model] = port or free_port()
-        key = upstream_key(SECRET, node=NODE, model=model, index=0, generation=generation)
+        name = name_of(model, index)
+        generation = self._generations[name] = self._generations.get(name, 0) + 1
+        port = self.ports[name] = port or free_port()
+        key = upstream_key(SECRET, node=NODE, model=model, index=index, generation=generation)
         command = [sys.executable, "-I", "-S", str(FAKE_LLAMA_SERVER), "-m", str(self.folder / f"{model}.gguf")]
         command += ["--port", str(port), "--alias", model, "--api-key", key, "--parallel", str(slots)]
         with (self.folder / f"{model}.log").open("ab") as log:
-            process = self.processes[model] = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+            process = self.processes[name] = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         await self.append(
             InstanceStarted(
                 node=NODE,
                 model=model,
+                index=index,
                 at_ns=time.time_ns(),
                 pid=process.pid,
                 process_started_s=time.time(),
@@ -225,10 +233,10 @@ class Herd:
         )
         return port
 
-    async def start(self, model: str, *, slots: int = 4) -> None:
+    async def start(self, model: str, *, slots: int = 4, index: int = 0) -> None:
         """Spawn, wait until healthy, say that it is ready."""
-        port = await self.spawn(model, slots=slots)
-        async with httpx.AsyncClient() as client:
+        port = await self.spawn(model, slots=slots, index=index)
+        async with httpx.AsyncClient(verify=False) as client:
             deadline = time.monotonic() + 15
             while True:
                 with contextlib.suppress(httpx.HTTPError):
@@ -236,11 +244,11 @@ class Herd:
                         break
                 assert time.monotonic() < deadline, (self.folder / f"{model}.log").read_text()[-2000:]
                 await asyncio.sleep(0.02)
-        await self.say_ready(model, slots=slots)
+        await self.say_ready(model, slots=slots, index=index)
 
-    async def say_ready(self, model: str, *, slots: int = 4) -> None:
-        ready = InstanceReady(node=NODE, model=model, at_ns=time.time_ns(), load_s=0.1, slots=slots, context_tokens=512)
-        await self.append(ready)
+    async def say_ready(self, model: str, *, slots: int = 4, index: int = 0) -> None:
+        values = {"load_s": 0.1, "slots": slots, "context_tokens": 512}
+        await self.append(InstanceReady(node=NODE, model=model, index=index, at_ns=time.time_ns(), **values))
 
     async def say_progress(self, model: str, ratio: float) -> None:
         await self.append(
@@ -263,24 +271,33 @@ class Herd:
             process.kill()
         await process.wait()
 
-    async def add_ready_model(self, model: str, *, slots: int = 4, **switches: Any) -> None:
-        await self.add_model(model, **switches)
+    async def add_ready_model(
+        self, model: str, *, slots: int = 4, capabilities: Sequence[str] = (), **switches: Any
+    ) -> None:
+        await self.add_model(model, capabilities=capabilities, **switches)
         await self.start(model, slots=slots)
 
-    async def state(self, model: str) -> dict[str, Any]:
+    async def state(self, model: str, *, index: int = 0) -> dict[str, Any]:
         """What the fake llama-server has seen."""
-        async with httpx.AsyncClient() as client:
-            answer: dict[str, Any] = (await client.get(f"http://127.0.0.1:{self.ports[model]}/fake/state")).json()
+        port = self.ports[name_of(model, index)]
+        # Without certificates, which take longer to load than all the rest.
+        async with httpx.AsyncClient(verify=False) as client:
+            answer: dict[str, Any] = (await client.get(f"http://127.0.0.1:{port}/fake/state")).json()
             return answer
 
-    async def finished(self, count: int, *, model: str, within_s: float = 10.0) -> list[RequestFinished]:
-        """The first `count` events of requests for `model`; fails when there are not as many, or more."""
+    async def finished(
+        self, count: int, *, model: str, route: str = "", within_s: float = 10.0
+    ) -> list[RequestFinished]:
+        """The first `count` events of requests for `model`; fails when there are not as many, or more.
+
+        `route`: of this one only.
+        """
         found: list[RequestFinished] = []
 
         async def collect() -> None:
             async for batch in self.bus.read(REQUESTS, after=0):
                 events = [event for recorded in batch for event in requests_of(decode_event(recorded.data))]
-                found.extend(event for event in events if event.model == model)
+                found.extend(event for event in events if event.model == model and route in ("", event.route))
 
         collecting = asyncio.create_task(collect())
         try:

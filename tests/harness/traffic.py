@@ -2,22 +2,21 @@
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llamaherd_gateway.access.keys import Key
-from llamaherd_gateway.access.limits import GOSSIP_S, Limiter
+from llamaherd_gateway.access.limits import GOSSIP_S, SHARED_S, Limiter
 from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.usage import decode_usage, encode_usage
 
-HOLD_S = 2.0
-"""How long a request waits whose room is another gateway's."""
+PAUSE_S = 0.01
 
 
 class Traffic:
     """Gateways that share one key. Time starts at 0."""
 
-    def __init__(self, gateways: int, *, latency_s: float = 0.002, hold_s: float = HOLD_S, **limits: int) -> None:
+    def __init__(self, gateways: int, *, latency_s: float = 0.002, hold_s: float = SHARED_S, **limits: int) -> None:
         self.key = Key(key="k7q2mzxa", limits=KeyLimits(**limits))
         self.limiters: dict[int, Limiter] = {}
         self.admitted: list[float] = []
@@ -42,9 +41,10 @@ class Traffic:
         """A gateway dies; what it has in flight dies with it."""
         self._at(at_s, lambda: self.limiters.pop(place))
 
-    def ask(self, at_s: float, place: int, *, lasts_s: float = 1.0, tokens: int = 10) -> None:
+    def ask(self, at_s: float, place: int, *, lasts_s: float = 1.0, tokens: int = 10, then: Sequence[int] = ()) -> None:
+        """`then`: gateways that the same client asks next, each `PAUSE_S` after the answer before."""
         self._busy_until_s = max(self._busy_until_s, at_s + self.hold_s)
-        self._at(at_s, self._ask, place, at_s, lasts_s, tokens)
+        self._at(at_s, self._ask, place, at_s, lasts_s, tokens, then)
 
     def run(self, *, until_s: float) -> "Traffic":
         while self._agenda and self._agenda[0][0] <= until_s:
@@ -74,7 +74,7 @@ class Traffic:
     def _asks(self) -> Iterable[float]:
         return (at_s for at_s, _, action, _ in self._agenda if action == self._ask)
 
-    def _ask(self, place: int, first_s: float, lasts_s: float, tokens: int) -> None:
+    def _ask(self, place: int, first_s: float, lasts_s: float, tokens: int, then: Sequence[int]) -> None:
         limiter = self.limiters[place]
         refusal = limiter.admit(self.key, self.now_s)
         if refusal is None:
@@ -83,8 +83,10 @@ class Traffic:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self._at(self.now_s + lasts_s, self._finish, limiter, tokens)
-        elif refusal.shared and self.now_s - first_s < self.hold_s:
-            self._at(self.now_s + refusal.retry_after_s, self._ask, place, first_s, lasts_s, tokens)
+            if then:
+                self.ask(self.now_s + lasts_s + PAUSE_S, then[0], lasts_s=lasts_s, tokens=tokens, then=then[1:])
+        elif self.now_s - first_s < min(refusal.hold_s, self.hold_s):
+            self._at(self.now_s + GOSSIP_S, self._ask, place, first_s, lasts_s, tokens, then)
         else:
             self.refused += 1
 

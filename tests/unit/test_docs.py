@@ -1,20 +1,21 @@
 """The docs say what the code does: generated tables are current, every setting is described, links lead somewhere."""
 
-import importlib.util
 import re
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from harness.curl import parse_line
+from harness.generators import load_generator
+from llamaherd_gateway.dialects import llama
+from llamaherd_gateway.paths import Paths
+from llamaherd_gateway.routes import find_route
 from llamaherd_shared.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-tables = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tables)
+tables, api = load_generator("tables"), load_generator("api")
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("services/*/README.md")]
 
@@ -23,6 +24,48 @@ def test_the_generated_tables_are_current() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
 
     assert tables.render(page) == page, "run `just docs`"
+
+
+def test_the_page_of_routes_is_current() -> None:
+    page = api.PAGE.read_text()
+
+    assert api.render(page) == page, "run `just docs`"
+
+
+def test_every_route_says_what_it_is_about() -> None:
+    assert [entry.title for entry in api.entries() if not entry.about] == []
+
+
+def test_every_route_that_is_relayed_has_an_example() -> None:
+    assert [row.path for row in api.ROUTES if not row.example] == []
+
+
+def test_the_example_of_a_route_leads_to_it() -> None:
+    rows = api.rows()
+    paths = Paths(rows)
+    for row in rows:
+        asked = parse_line(api.render_line(row.method, row.path, row.example))
+
+        path = asked.path.encode()
+        relayed = find_route(asked.method.encode(), path, path, ())
+        others = [found for found, _ in paths.find(asked.path)]
+        assert asked.method == row.method, row.path
+        assert "{" not in asked.path, row.path
+        assert relayed is row or any(other is row for other in others), row.path
+
+
+def test_no_two_routes_of_a_dialect_are_the_same() -> None:
+    counts = Counter((row.dialect.name, row.method, row.path) for row in api.rows())
+
+    assert [key for key, count in counts.items() if count > 1] == []
+
+
+def test_every_look_at_a_model_is_described() -> None:
+    assert set(api.LOOKS) == llama.LOOKS
+
+
+def test_every_section_of_the_page_holds_routes() -> None:
+    assert {entry.section for entry in api.entries()} == set(api.SECTIONS)
 
 
 @pytest.mark.parametrize("section", tables.SETTINGS)

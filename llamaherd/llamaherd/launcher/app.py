@@ -46,6 +46,7 @@ from llamaherd.launcher.store import (
 )
 from llamaherd.permissions import ADMIN, SERVICES
 from llamaherd.words import addresses_table
+from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.errors import HerdError, Rejected, Unavailable
 
 DEMO_MODEL: Final = "cria"
@@ -175,9 +176,10 @@ class Launcher:
             await self._start_services()
             await self._wait_until_ready()
             model = await self._load_demo() if self._plan.options.demo else await self._any_model()
+            await self._show_addresses(model, time.monotonic() - born)
+            # Whoever waits for this file shows what was said until now.
             self._ready = True
             self._record()
-            await self._show_addresses(model, time.monotonic() - born)
             await self._stop.wait()
         except Stopped:
             return INTERRUPTED
@@ -329,6 +331,8 @@ class Launcher:
         self._screen.say("")
         self._screen.show(addresses_table(rows))
         self._screen.say("")
+        if not is_loopback(self._plan.gateway.host):
+            self._screen.say(f"Others need an API key: {uv}llamaherd key create NAME")
         if model is None:
             self._screen.say(f"Next: put a .gguf file into {self._plan.models_dir}; it is found by itself.")
         else:

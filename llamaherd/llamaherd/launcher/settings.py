@@ -32,6 +32,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     nats_port: int = 4222
     llama_server: Path | None = None
     insecure: bool = False
+    """The web UI may listen beyond this machine."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -73,7 +74,7 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
         raise Misused(error.message) from error
     common = loaded["gateway"][0]
     common = msgspec.structs.replace(common, data_dir=common.data_dir.expanduser().absolute())
-    addresses = {name: _address(name, loaded[name][1], options.insecure) for name in LISTENERS}
+    addresses = {name: _address(loaded[name][1]) for name in LISTENERS}
     in_file = _content(options.config)
     supervisor = loaded["supervisor"][1]
     models_dir = common.data_dir / "models"
@@ -107,8 +108,9 @@ def _check(options: Options) -> None:
             raise Misused(f"{option} {port}: a port is a number from 0 (any free one) to 65535")
     if options.host is not None and not (is_loopback(options.host) or options.insecure):
         raise Misused(
-            f"--host {options.host}: anybody on that network could use your models, and there are no keys yet; "
-            "leave --host out, or add --insecure if that network is yours alone"
+            f"--host {options.host}: the web UI has no users yet, so anybody on that network could unload your models "
+            "and make API keys; leave --host out, open the gateway alone (`gateway.host`: it asks for keys), "
+            "or add --insecure if that network is yours alone"
         )
 
 
@@ -124,7 +126,8 @@ def _environ_of(options: Options) -> dict[str, str]:
         "LLAMAHERD_UI_PORT": options.ui_port,
     }
     if options.insecure:
-        named |= {"LLAMAHERD_GATEWAY_INSECURE": "true", "LLAMAHERD_UI_INSECURE": "true"}
+        # Not the gateway's: bound wider it asks for keys.
+        named |= {"LLAMAHERD_UI_INSECURE": "true"}
     return {name: str(value) for name, value in named.items() if value is not None}
 
 
@@ -137,14 +140,8 @@ def _load(service: str, config: Path | None, environ: Mapping[str, str]) -> tupl
     return load_settings(type_, service, config=config, environ=environ)
 
 
-def _address(service: str, settings: Any, insecure: bool) -> Address:
-    host, port = str(settings.host), int(settings.port)
-    if not (is_loopback(host) or insecure or getattr(settings, "insecure", False)):
-        raise Misused(
-            f"setting `{service}.host`: anybody on the network of {host} could use your models, and there are no keys "
-            "yet; use 127.0.0.1, or add --insecure if that network is yours alone"
-        )
-    return Address(host, port or pick_port(0))
+def _address(settings: Any) -> Address:
+    return Address(str(settings.host), int(settings.port) or pick_port(0))
 
 
 def _other_ports(gateway: Any) -> dict[str, int]:

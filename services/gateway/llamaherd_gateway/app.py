@@ -28,6 +28,7 @@ from llamaherd_gateway.routing.cards import build_cards
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
+from llamaherd_gateway.transfers import Transfers
 from llamaherd_shared import __version__
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.errors import Unavailable
@@ -57,7 +58,14 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         by=gateway_id,
     )
     loopback = is_loopback(settings.host) or settings.insecure
-    access = Access(view, settings.keys, loopback_only=loopback, gateway=gateway_id)
+    access = Access(
+        view,
+        settings.keys,
+        loopback_only=loopback,
+        gateway=gateway_id,
+        aliases=settings.aliases,
+        caught_up=follower.caught_up.is_set,
+    )
     relay = Relay(
         settings=settings,
         node=common.node,
@@ -81,15 +89,33 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
 
     tasks = [asyncio.create_task(task) for task in (follower.run(), relay.sweep(), relay.gossip())]
     try:
-        actions = Actions(view, bus, loader, herd=herd, names=lambda: relay.names)
+        actions = Actions(
+            view,
+            bus,
+            loader,
+            node=common.node,
+            herd=herd,
+            names=lambda: relay.names,
+            configured=settings.aliases,
+            residency=relay.residency,
+        )
         blobs = Blobs(common.data_dir / "blobs")
+        transfers = Transfers(actions, blobs, lambda: own_address(settings.host, servers[0]))
         handlers = (
-            *OllamaHandlers(actions, blobs, address=own_address(settings)).table(),
-            *LmStudioHandlers(actions).table(),
+            *OllamaHandlers(actions, blobs, transfers).table(),
+            *LmStudioHandlers(actions, transfers).table(),
             *OpenAiHandlers(actions).table(),
         )
         make_api = partial(
-            Api, herd=herd, readiness=readiness, handlers=handlers, guard=relay.guard, access=access, new_id=new_id
+            Api,
+            herd=herd,
+            readiness=readiness,
+            handlers=handlers,
+            guard=relay.guard,
+            access=access,
+            names=lambda: relay.names,
+            new_id=new_id,
+            receive_timeout_s=settings.receive_timeout_s,
         )
         servers = await _listen(make_api, relay, settings, log)
         host, port = servers[0].sockets[0].getsockname()[:2]
@@ -121,12 +147,12 @@ def own_names(host: str) -> frozenset[str] | None:
     return frozenset({name, name.partition(".")[0], host.lower()})
 
 
-def own_address(settings: GatewaySettings) -> str:
+def own_address(host: str, server: asyncio.Server) -> str:
     """Where a supervisor reaches this gateway, to fetch a file that a client has sent."""
-    host = settings.host
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    port = server.sockets[0].getsockname()[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def read_secret(path: Path | None) -> bytes:

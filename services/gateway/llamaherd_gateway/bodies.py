@@ -16,6 +16,8 @@ T = TypeVar("T")
 def decode_body(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     """Raises `BadRequest`: line, column and byte of what is no JSON; the field that has the wrong type."""
     try:
+        # msgspec does not look into what it skips, and whoever reads that later would stumble.
+        body.isascii() or body.decode()
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise BadRequest(_describe_shape(str(error)), code="invalid_type") from error
@@ -40,6 +42,8 @@ def _describe_shape(error: str) -> str:
     """msgspec's sentence: ``Expected `int`, got `str` - at `$.max_tokens` ``."""
     said, _, path = error.partition(" - at ")
     path = path.strip("`").removeprefix("$").removeprefix(".")
+    if not path and not said.startswith("Expected"):
+        return f"the request's body cannot be read: {said[:1].lower()}{said[1:]}"
     if not path:
         return 'the request\'s body must be a JSON object like {"model": "...", ...}'
     return f"`{path}`: {said[:1].lower()}{said[1:]}"

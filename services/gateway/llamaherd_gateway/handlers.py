@@ -1,16 +1,16 @@
 """Routes that do something to the herd: load and unload, pull, create, copy, delete. They ask others, then answer."""
 
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from llamaherd_gateway.actions import Actions
+from llamaherd_gateway.actions import Actions, Wishes
 from llamaherd_gateway.blobs import Blobs, read_file
 from llamaherd_gateway.dialects import ollama
-from llamaherd_gateway.dialects.dialect import Dialect, Loaded, PageRequest, Reply
+from llamaherd_gateway.dialects.dialect import Dialect, PageRequest, Reply
 from llamaherd_gateway.dialects.lmstudio import LMSTUDIO
 from llamaherd_gateway.dialects.lmstudio import downloads as lmstudio_downloads
 from llamaherd_gateway.dialects.lmstudio import residency as lmstudio_residency
@@ -18,12 +18,12 @@ from llamaherd_gateway.dialects.ollama import OLLAMA
 from llamaherd_gateway.dialects.openai import OPENAI
 from llamaherd_gateway.problems import BadRequest
 from llamaherd_gateway.projection import Pull
-from llamaherd_shared.commands import PullAccepted, PullModel
-from llamaherd_shared.errors import Unavailable
+from llamaherd_gateway.routing.presets import preset_of
+from llamaherd_gateway.transfers import Transfers
+from llamaherd_shared.commands import PullModel
+from llamaherd_shared.errors import NotFound
 
 NDJSON: Final = "application/x-ndjson"
-HUBS: Final = re.compile(r"^(?:https?://)?(?:hf\.co|huggingface\.co)/")
-"""What stands before a repository in the names that Ollama's clients pull."""
 
 
 class Streaming(msgspec.Struct, frozen=True):
@@ -34,6 +34,8 @@ class Streaming(msgspec.Struct, frozen=True):
     content_type: str
     length: int | None = None
     """Bytes, where known beforehand."""
+    outlasts_client: bool = False
+    """Whether what is done goes on when the client has left."""
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,36 +52,76 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it changes what all users share: a key that is limited to some models may not."""
     public: bool = False
     """Whether it needs no key: it tells nothing, or has a secret of its own."""
+    outlasts_client: bool = True
+    """Whether it is done to its end for a client that has left."""
     about: str = ""
     example: str = ""
+    """As in `dialect.Route`; `DIGEST` stands for that of the demo model's file, `JOB_ID` for one that was answered."""
+    example_status: int = 200
 
 
 Body = AsyncIterator[bytes]
+
+_CRIA: Final = '{"model": "cria"}'
+_PULL: Final = '{"model": "hf.co/ggml-org/gemma-3-270m-it-GGUF:Q8_0"}'
+_CREATE: Final = '{"model": "twin", "files": {"twin.gguf": "sha256:DIGEST"}}'
+_COPY: Final = '{"source": "cria", "destination": "assistant"}'
+_DELETE: Final = '{"model": "assistant"}'
+_BLOB: Final = "/api/blobs/sha256:DIGEST"
+_SEND: Final = f"{_BLOB} --data-binary @llamaherd/llamaherd/demo/cria.gguf"
+_FETCH: Final = "/internal/blobs/sha256:DIGEST -H 'authorization: Bearer TICKET'"
+_UNLOAD: Final = '{"instance_id": "cria"}'
+_DOWNLOAD: Final = '{"model": "ggml-org/gemma-3-270m-it-GGUF", "quantization": "Q8_0"}'
+_STATUS: Final = "/api/v1/models/download/status/JOB_ID"
+_PIRATE: Final = "/v1/models/pirate"
 
 
 class OllamaHandlers:
     """Ollama's management of models (reference: api-dialects, 5.8 and 5.9)."""
 
-    def __init__(self, actions: Actions, blobs: Blobs, *, address: str) -> None:
-        """`address`: where a supervisor reaches this gateway, `http://host:port`."""
-        self._actions, self._blobs, self._address = actions, blobs, address
+    def __init__(self, actions: Actions, blobs: Blobs, transfers: Transfers) -> None:
+        self._actions, self._blobs, self._transfers = actions, blobs, transfers
 
     def table(self) -> tuple[Handler, ...]:
-        blob = "/api/blobs/{digest}"
+        blob, give = "/api/blobs/{digest}", "/internal/blobs/{digest}"
         return (
             _handler("GET", "/", self.home, "Says that something is here", public=True, manages=False),
-            _handler("POST", "/api/show", self.show, "One model in all detail", '{"model": "cria"}', manages=False),
-            _handler("POST", "/api/pull", self.pull, "Get a GGUF from a Hugging Face repository, with progress"),
+            _handler("POST", "/api/show", self.show, "One model in all detail", _CRIA, manages=False),
             _handler(
-                "POST", "/api/create", self.create, "A model from another one, or from a GGUF that was sent before"
+                "POST",
+                "/api/pull",
+                self.pull,
+                "Get a GGUF from Hugging Face, with progress",
+                _PULL,
+                outlasts_client=False,
             ),
-            _handler("POST", "/api/copy", self.copy, "Another name for a model"),
             _handler(
-                "DELETE", "/api/delete", self.delete, "Delete a model's files, or a name that was made by copying"
+                "POST", "/api/create", self.create, "A model from another one, or from a file that was sent", _CREATE
             ),
-            _handler("HEAD", blob, self.has_blob, "Whether a file was sent before"),
-            _handler("POST", blob, self.take_blob, "Send a file for a model to be made of", takes_body=False),
-            _handler("GET", "/internal/blobs/{digest}", self.give_blob, "For supervisors", public=True, manages=False),
+            _handler("POST", "/api/copy", self.copy, "Another name for a model", _COPY),
+            _handler(
+                "DELETE", "/api/delete", self.delete, "Delete a model's files, or a name made by copying", _DELETE
+            ),
+            _handler("HEAD", blob, self.has_blob, "Whether a file was sent", _BLOB, example_status=404),
+            _handler(
+                "POST",
+                blob,
+                self.take_blob,
+                "Send a file to make a model of",
+                _SEND,
+                takes_body=False,
+                example_status=201,
+            ),
+            _handler(
+                "GET",
+                give,
+                self.give_blob,
+                "Such a file, for the supervisor that was given a ticket",
+                _FETCH,
+                public=True,
+                manages=False,
+                example_status=404,
+            ),
         )
 
     async def home(self, request: PageRequest, body: Body) -> Reply:
@@ -87,6 +129,7 @@ class OllamaHandlers:
 
     async def show(self, request: PageRequest, body: Body) -> Reply:
         asked, verbose = ollama.read_show(request.body)
+        await self._actions.settled()
         card = self._actions.card(asked)
         alias = self._actions.alias(asked)
         description = await self._actions.describe(card, verbose=verbose)
@@ -96,100 +139,48 @@ class OllamaHandlers:
             verbose=verbose,
             asked=asked,
             user_agent=request.headers.get("user-agent", ""),
-            system=alias.system if alias is not None else "",
-            parameters=alias.options if alias is not None else None,
+            preset=preset_of(alias) if alias is not None else None,
         )
         return Reply(body=shown)
 
     async def pull(self, request: PageRequest, body: Body) -> Reply | Streaming:
         wanted = ollama.read_pull(request.body)
-        if "/" not in wanted.model:
-            text = f"pull model manifest: {wanted.model!r} names no repository: use hf.co/OWNER/NAME[:QUANTIZATION]"
-            raise BadRequest(text, code="no_repository")
-        command = PullModel(repository=HUBS.sub("", wanted.model).removesuffix(":latest"))
-        return await _streamed(self._pulled(command), stream=wanted.stream)
-
-    async def _pulled(self, command: PullModel) -> AsyncIterator[bytes]:
-        yield ollama.render_progress(ollama.PULLING_MANIFEST)
-        async for record in self._fetched(await self._actions.start_pull(command)):
-            yield record
-        yield ollama.render_progress(ollama.REMOVING_UNUSED)
-        yield ollama.render_progress(ollama.SUCCESS)
-
-    async def _fetched(self, accepted: PullAccepted) -> AsyncIterator[bytes]:
-        """Records of a pull until its model can be asked for. Raises `Unavailable` when it fails."""
-        last: Pull | None = None
-        async for last in self._actions.follow_pull(accepted):
-            digest = last.sha256 or accepted.pull
-            if last.total_bytes:
-                yield ollama.render_progress(
-                    ollama.pulling(digest),
-                    digest=f"sha256:{digest}",
-                    total=last.total_bytes,
-                    completed=last.done_bytes,
-                )
-        if last is None or last.state == "failed":
-            raise Unavailable(last.reason if last is not None else "the pull is not heard of any more")
-        yield ollama.render_progress(ollama.VERIFYING)
-        yield ollama.render_progress(ollama.WRITING_MANIFEST)
-        await self._actions.until_known(last.model)
+        await self._actions.settled()
+        return await _streamed(self._transfers.pull(wanted), stream=wanted.stream)
 
     async def create(self, request: PageRequest, body: Body) -> Reply | Streaming:
         wanted = ollama.read_create(request.body)
-        if wanted.adapters or wanted.quantize or wanted.template:
-            text = "`adapters`, `quantize` and `template` cannot be served: llama-server takes a finished GGUF"
-            raise BadRequest(text, code="not_supported")
-        return await _streamed(self._created(wanted), stream=wanted.stream)
-
-    async def _created(self, wanted: ollama.Create) -> AsyncIterator[bytes]:
-        source = wanted.source
-        name = wanted.model.removesuffix(":latest")
-        if wanted.files:
-            digests = [digest for file, digest in wanted.files.items() if file.lower().endswith(".gguf")]
-            if len(digests) != 1 or len(wanted.files) != 1:
-                raise BadRequest("`files` must name one .gguf file: other formats would have to be converted first")
-            changed = bool(wanted.system or wanted.parameters)
-            source = f"{name}-base" if changed else name
-            async for record in self._adopted(digests[0], source):
-                yield record
-        if source != name:
-            yield ollama.render_progress("using existing layer")
-            await self._actions.set_alias(name, source, system=wanted.system, options=wanted.parameters)
-            yield ollama.render_progress(ollama.WRITING_MANIFEST)
-        yield ollama.render_progress(ollama.SUCCESS)
-
-    async def _adopted(self, digest: str, name: str) -> AsyncIterator[bytes]:
-        """A model of a file that was sent: a supervisor fetches it from here."""
-        if self._blobs.find(digest) is None:
-            raise BadRequest(f"blob {digest} was not sent to this gateway", status=404, code="blob_not_found")
-        yield ollama.render_progress("parsing GGUF")
-        command = PullModel(
-            url=f"{self._address}/internal/blobs/{digest}",
-            sha256=digest.partition(":")[2],
-            name=name,
-            token=self._blobs.ticket(digest),
-            replace=True,
-        )
-        async for record in self._fetched(await self._actions.start_pull(command)):
-            yield record
-        self._blobs.discard(digest)
+        await self._actions.settled()
+        return await _streamed(self._transfers.create(wanted), stream=wanted.stream, outlasts_client=True)
 
     async def copy(self, request: PageRequest, body: Body) -> Reply:
         wanted = ollama.read_copy(request.body)
-        await self._actions.set_alias(wanted.destination, wanted.source)
+        await self._actions.settled()
+        if self._actions.model_called(wanted.source) is None:
+            raise ollama.no_source(wanted.source)
+        if self._actions.spell(wanted.source) != self._actions.spell(wanted.destination):
+            await self._actions.name(wanted.destination, wanted.source, Wishes())
         return Reply(body=b"")
 
     async def delete(self, request: PageRequest, body: Body) -> Reply:
-        await self._actions.delete(ollama.read_delete(request.body).model)
+        wanted = ollama.read_delete(request.body)
+        await self._actions.settled()
+        await self._actions.delete(wanted.model)
         return Reply(body=b"")
 
     async def has_blob(self, request: PageRequest, body: Body) -> Reply:
-        found = self._blobs.find(request.parameters["digest"])
-        return Reply(body=b"", status=200 if found is not None else 404)
+        digest = request.parameters["digest"]
+        found = self._blobs.find(digest) is not None or self._is_a_model(digest)
+        return Reply(body=b"", status=200 if found else 404)
 
     async def take_blob(self, request: PageRequest, body: Body) -> Reply:
-        stored = await self._blobs.store(request.parameters["digest"], body)
+        digest = request.parameters["digest"]
+        stored = await self._blobs.store(digest, body, known=self._is_a_model(digest))
         return Reply(body=b"", status=201 if stored else 200)
+
+    def _is_a_model(self, digest: str) -> bool:
+        """Whether a model has this content: nothing has to be sent."""
+        return self._actions.model_of_content(self._blobs.hex_of(digest)) is not None
 
     async def give_blob(self, request: PageRequest, body: Body) -> Reply | Streaming:
         secret = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -200,46 +191,45 @@ class OllamaHandlers:
 class LmStudioHandlers:
     """LM Studio's load, unload and download (reference: api-dialects, 6.1 and 6.5)."""
 
-    def __init__(self, actions: Actions) -> None:
-        self._actions = actions
+    def __init__(self, actions: Actions, transfers: Transfers) -> None:
+        self._actions, self._transfers = actions, transfers
 
     def table(self) -> tuple[Handler, ...]:
-        load, download = "/api/v1/models/load", "/api/v1/models/download"
+        at = "/api/v1/models"
+        status = f"{at}/download/status/{{job_id}}"
         return (
-            _handler("POST", load, self.load, "Load a model and wait for it", '{"model": "cria"}', dialect=LMSTUDIO),
-            _handler("POST", "/api/v1/models/unload", self.unload, "Unload an instance of a model", dialect=LMSTUDIO),
-            _handler("POST", download, self.download, "Begin to get a GGUF from Hugging Face", dialect=LMSTUDIO),
-            _handler(
-                "GET", f"{download}/status/{{job_id}}", self.status, "How far it is", dialect=LMSTUDIO, manages=False
-            ),
+            _lmstudio("POST", f"{at}/load", self.load, "Load a model and wait for it", _CRIA, outlasts_client=False),
+            _lmstudio("POST", f"{at}/unload", self.unload, "Unload an instance of a model", _UNLOAD),
+            _lmstudio("POST", f"{at}/download", self.download, "Begin to get a GGUF from Hugging Face", _DOWNLOAD),
+            _lmstudio("GET", status, self.status, "How far a download is", _STATUS, manages=False),
         )
 
     async def load(self, request: PageRequest, body: Body) -> Reply:
         wanted = lmstudio_residency.read_load(request.body)
+        await self._actions.settled()
         model = self._actions.card(wanted.model).model
         since = time.monotonic_ns()
-        instance = await self._actions.loader.ready(model)
-        loaded = Loaded(
-            name=instance.name,
-            node=instance.node,
-            state=instance.state,
-            context_tokens=instance.context_tokens,
-            slots=instance.slots,
-        )
+        loaded = await self._actions.load(model)
         took_ns = time.monotonic_ns() - since
         card = self._actions.card(wanted.model)
         return Reply(body=lmstudio_residency.render_loaded(card, loaded, wanted, load_ns=took_ns))
 
     async def unload(self, request: PageRequest, body: Body) -> Reply:
         wanted = lmstudio_residency.read_unload(request.body)
-        model, _ = lmstudio_residency.find_instances(self._actions.herd(), wanted)
-        await self._actions.loader.unload(model)
+        await self._actions.settled()
+        model, instances = lmstudio_residency.find_instances(self._actions.herd(), wanted)
+        await self._actions.unload(model, nodes={loaded.node for loaded in instances})
         return Reply(body=lmstudio_residency.render_unloaded(wanted))
 
     async def download(self, request: PageRequest, body: Body) -> Reply:
         wanted = lmstudio_downloads.read_download(request.body)
-        command = PullModel(repository=HUBS.sub("", wanted.model), quantization=wanted.quantization or "")
-        accepted = await self._actions.start_pull(command)
+        await self._actions.settled()
+        command = PullModel(repository=wanted.repository, quantization=wanted.quantization)
+        try:
+            accepted = await self._actions.start_pull(command)
+        except NotFound as error:
+            raise BadRequest(error.message, status=404, code="model_not_found", param="model") from error
+        await self._transfers.name_pulled(wanted.key, accepted)
         download = lmstudio_downloads.Download(
             job_id=accepted.pull,
             status="already_downloaded" if accepted.present else "downloading",
@@ -251,6 +241,7 @@ class LmStudioHandlers:
 
     async def status(self, request: PageRequest, body: Body) -> Reply:
         job_id = request.parameters["job_id"]
+        await self._actions.settled()
         pull = self._actions.view.fleet.pulls.get(job_id)
         if pull is None:
             raise lmstudio_downloads.unknown_job(job_id)
@@ -264,11 +255,12 @@ class OpenAiHandlers:
         self._actions = actions
 
     def table(self) -> tuple[Handler, ...]:
-        path = "/v1/models/{id*}"
-        return (_handler("DELETE", path, self.delete, "Delete a model's files", dialect=OPENAI, takes_body=False),)
+        path, about = "/v1/models/{id*}", "Delete a model's files, or a name made for it"
+        return (_handler("DELETE", path, self.delete, about, _PIRATE, dialect=OPENAI, takes_body=False),)
 
     async def delete(self, request: PageRequest, body: Body) -> Reply:
         name = request.parameters["id"]
+        await self._actions.settled()
         await self._actions.delete(name)
         return Reply(body=msgspec.json.encode({"id": name, "object": "model", "deleted": True}))
 
@@ -296,6 +288,8 @@ def _handler(
     takes_body: bool = True,
     manages: bool = True,
     public: bool = False,
+    outlasts_client: bool = True,
+    example_status: int = 200,
 ) -> Handler:
     return Handler(
         method=method,
@@ -305,14 +299,19 @@ def _handler(
         takes_body=takes_body,
         manages=manages,
         public=public,
+        outlasts_client=outlasts_client,
         about=about,
         example=example,
+        example_status=example_status,
     )
 
 
-async def _streamed(records: AsyncIterator[bytes], *, stream: bool) -> Reply | Streaming:
+_lmstudio: Final = partial(_handler, dialect=LMSTUDIO)
+
+
+async def _streamed(records: AsyncIterator[bytes], *, stream: bool, outlasts_client: bool = False) -> Reply | Streaming:
     """Ollama's choice: every record, or only the last."""
     if stream:
-        return Streaming(records, NDJSON)
+        return Streaming(records, NDJSON, outlasts_client=outlasts_client)
     *_, last = [record async for record in records]
     return Reply(body=last.rstrip(b"\n"))

@@ -12,6 +12,14 @@ ERROR_BODY_BYTES: Final = 64 * 1024
 _CODES: Final = {"exceed_context_size_error": "context_length_exceeded"}
 """llama-server's error type -> OpenAI's code. Its own `code` is a number: the status once more."""
 
+_ABILITIES: Final = {
+    "does not support embeddings": "embeddings",
+    "does not support reranking": "reranking",
+    "does not support infill": "filling in the middle",
+    "does not support audio input": "audio",
+}
+"""llama-server tells how it should have been started, which is nothing a client can do -> what the model lacks."""
+
 _CLIENT_ERRORS: Final = ("image input is not supported", "audio input is not supported", "is too large to process")
 """llama-server answers 500 to these, and they are the client's to mend (api-dialects, traps 14 and 15)."""
 
@@ -73,6 +81,12 @@ def read_error(status: int, body: bytes, instance: str) -> Problem:
         # The client's own key never reaches a llama-server: this one is ours.
         text = f"{instance} does not accept the gateway's key: supervisor and gateway must share one `secret_file`"
         return Problem(status=502, message=text, code="upstream_key")
+    for sign, ability in _ABILITIES.items():
+        if sign in message:
+            model = instance.partition("/")[2].rpartition("/")[0] or "this model"
+            return Problem(
+                status=400, message=f"{model} is not made for {ability}", code="not_supported", param="model"
+            )
     if status == 500 and any(sign in message for sign in _CLIENT_ERRORS):
         status = 400
     retry_after_s = 1.0 if status == 503 else None

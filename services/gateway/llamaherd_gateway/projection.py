@@ -110,8 +110,9 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     alias: str
     model: str
     system: str = ""
-    parameters: dict[str, Any] = {}
     options: dict[str, Any] = {}
+    messages: list[dict[str, str]] = []
+    came_with_model: bool = False
     at_ns: int = 0
     sequence: int = 0
     """Of its last event."""
@@ -133,6 +134,8 @@ class Pull(msgspec.Struct, frozen=True, kw_only=True):
     """Of the file that is being fetched; empty: not known."""
     reason: str = ""
     """Why it failed."""
+    kind: str = ""
+    """Of the failure (`errors.KINDS`), as far as it was told."""
     started_ns: int = 0
     at_ns: int = 0
     """Of its last event."""
@@ -188,8 +191,9 @@ def evolve_alias(event: AliasBase, sequence: int) -> Alias | None:
         alias=event.alias,
         model=event.model,
         system=event.system,
-        parameters=event.parameters,
         options=event.options,
+        messages=event.messages,
+        came_with_model=event.came_with_model,
         at_ns=event.at_ns,
         sequence=sequence,
     )
@@ -213,7 +217,7 @@ def evolve_pull(pull: Pull | None, event: PullBase) -> Pull:
             changes |= {"state": "finished", "done_bytes": event.size_bytes, "total_bytes": event.size_bytes}
             changes |= {"sha256": event.sha256}
         case PullFailed():
-            changes |= {"state": "failed", "reason": event.reason, "done_bytes": event.done_bytes}
+            changes |= {"state": "failed", "reason": event.reason, "kind": event.kind, "done_bytes": event.done_bytes}
     return msgspec.structs.replace(pull, **changes)
 
 

@@ -32,7 +32,15 @@ PAGES: Final[tuple[Page, ...]] = (*openai.PAGES, *anthropic.PAGES, *ollama.PAGES
 UPSTREAM_METHODS: Final = frozenset({"GET", "POST", "DELETE"})
 """That pass to a llama-server; an answer to HEAD would look like one whose body is missing."""
 
+BARE_PATHS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/audio/transcriptions")
+"""That llama-server also serves without `/v1`, and its clients ask for so."""
+
 _BY_PATH: Final = {(route.method.encode(), route.path.encode()): route for route in ROUTES}
+_BY_PATH.update(
+    ((route.method.encode(), route.path.removeprefix("/v1").encode()), route)
+    for route in ROUTES
+    if route.path in BARE_PATHS
+)
 
 _OWNERS: Final = (
     ("/v1/messages", ANTHROPIC),
@@ -74,11 +82,12 @@ def _upstream_route(method: str, model: str, rest: bytes) -> Route | None:
     own = _BY_PATH.get((method.encode(), path.encode("latin-1")))
 
     def read(body: bytes, headers: Sequence[Header]) -> Asked:
-        streamed = False
-        if body and not _is_form(headers):
+        streamed, answer_id = False, ""
+        if body.lstrip().startswith(b"{") and not _is_form(headers):
             llama.refuse_addresses(body)
             streamed = decode_body(_STREAMED, body).stream is True
-        return Asked(model=model, stream=streamed, body=body)
+            answer_id = llama.answer_id_of(body) if path == llama.CONTROL else ""
+        return Asked(model=model, stream=streamed, body=body, answer_id=answer_id)
 
     def call(asked: Asked, facts: Facts, turn: Turn) -> Call:
         return Call(path=target, body=asked.body)

@@ -66,7 +66,11 @@ WRITE_TIMEOUT_S: Final = 5.0
 SEEN_TIMEOUT_S: Final = 2.0
 """For a fact just stored to be seen here; it holds without that."""
 
+MOST: Final = 2**63 - 1
+"""Larger numbers are none to SQLite, nor as nanoseconds."""
+
 Limit = Annotated[int, Parameter(ge=1, le=1000, description="At most so many")]
+Nanoseconds = Annotated[int | None, Parameter(ge=-MOST, le=MOST, description="Unix nanoseconds")]
 OnNode = Annotated[str | None, Parameter(description="Only this node; without it, the first that fits")]
 
 
@@ -191,7 +195,7 @@ async def _append(ui: Ui, event: AccessEvent, *, msg_id: str, expected: int | No
 async def list_requests(
     ui: Ui,
     limit: Limit = 100,
-    before: Annotated[int | None, Parameter(description="`next` of the page before")] = None,
+    before: Annotated[int | None, Parameter(ge=0, le=MOST, description="`next` of the page before")] = None,
     model: str | None = None,
     outcome: Annotated[str | None, Parameter(description="`ok`, `error` or `cancelled`")] = None,
     key: Annotated[str | None, Parameter(description="Id of an API key")] = None,
@@ -204,7 +208,7 @@ async def list_requests(
 async def list_events(
     ui: Ui,
     limit: Limit = 100,
-    after: Annotated[int, Parameter(ge=0, description="`next` of the page before")] = 0,
+    after: Annotated[int, Parameter(ge=0, le=MOST, description="`next` of the page before")] = 0,
 ) -> Events:
     rows = await query(ui.fleet.projection, select_facts, after=after, limit=limit)
     events = [render_fact(row.sequence, row.at_ns, row.subject, row.data) for row in rows]
@@ -219,10 +223,12 @@ async def search_logs(
     service: str | None = None,
     unit: str | None = None,
     node: str | None = None,
-    from_ns: int | None = None,
-    to_ns: int | None = None,
-    before: Annotated[int | None, Parameter(description="Only lines with a smaller id")] = None,
-    after: Annotated[int | None, Parameter(description="Only lines with a larger id, oldest first")] = None,
+    from_ns: Nanoseconds = None,
+    to_ns: Nanoseconds = None,
+    before: Annotated[int | None, Parameter(ge=0, le=MOST, description="Only lines with a smaller id")] = None,
+    after: Annotated[
+        int | None, Parameter(ge=0, le=MOST, description="Only lines with a larger id, oldest first")
+    ] = None,
     limit: Limit = 200,
 ) -> Lines:
     """Newest first. Answered by the service `logs`; 503 while it is not running."""
@@ -236,8 +242,10 @@ async def search_logs(
 @get("/api/v1/metrics", tags=["metrics"], summary="History of samples")
 async def show_history(
     ui: Ui,
-    from_s: Annotated[float | None, Parameter(description="Unix seconds; 300 s before `to_s` without it")] = None,
-    to_s: Annotated[float | None, Parameter(description="Unix seconds; now without it")] = None,
+    from_s: Annotated[
+        float | None, Parameter(ge=0, le=9e9, description="Unix seconds; 300 s before `to_s` without it")
+    ] = None,
+    to_s: Annotated[float | None, Parameter(ge=0, le=9e9, description="Unix seconds; now without it")] = None,
     source: Annotated[str | None, Parameter(description="e.g. `host` or `instance/<model>/<index>`")] = None,
     names: Annotated[str | None, Parameter(description="e.g. `cpu_pct,memory_used_bytes`; all without it")] = None,
     node: str | None = None,

@@ -20,10 +20,12 @@ class AliasSet(AliasBase, frozen=True, kw_only=True, tag="alias.set.v1"):
     """The model's own name."""
     system: str = ""
     """System message of chats that have none."""
-    parameters: dict[str, Any] = {}
-    """Given when a request says nothing about them, by llama-server's names."""
     options: dict[str, Any] = {}
-    """The same as the client wrote them, by Ollama's names."""
+    """Parameters of requests that say nothing about them, by Ollama's names."""
+    messages: list[dict[str, str]] = []
+    """`role` and `content` of what every chat begins with, behind the system message."""
+    came_with_model: bool = False
+    """The model's file was fetched or sent under this name: with the name it goes, unless it has others."""
 
 
 class AliasRemoved(AliasBase, frozen=True, kw_only=True, tag="alias.removed.v1"):

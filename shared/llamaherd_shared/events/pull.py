@@ -81,6 +81,8 @@ class PullFailed(PullBase, frozen=True, kw_only=True, tag="pull.failed.v1"):
     cause: PullEnd = "failed"
     done_bytes: int = 0
     """What the next pull need not fetch again."""
+    kind: str = ""
+    """Of a failure (`errors.KINDS`): `rejected` when trying again does not help; empty: not told."""
 
 
 PullEvent = PullStarted | PullProgressed | PullFinished | PullFailed

@@ -1,7 +1,8 @@
-"""What each API key has used of one gateway, for limits that gateways share. Telemetry, not facts; kept nowhere.
+"""What API keys and models are used for on one gateway, for limits and `keep_alive`s that gateways share.
 
-Written by: gateway, a few times a second while keys with limits are used. Read by: the other gateways. MessagePack
-on the wire. Counts grow from the gateway's start, so a message that is lost takes nothing with it.
+Telemetry, not facts; kept nowhere. Written by: gateway, a few times a second while there is news. Read by: the other
+gateways. MessagePack on the wire. Counts grow from the gateway's start, so a message that is lost takes nothing with
+it.
 """
 
 from typing import Final
@@ -28,12 +29,28 @@ class KeyUsage(msgspec.Struct, frozen=True, array_like=True):
     in_flight: int
 
 
+class ModelUse(msgspec.Struct, frozen=True, array_like=True):
+    """One model on one gateway, where a client said how long it stays loaded. An array on the wire, as `KeyUsage`."""
+
+    model: str
+    in_flight: int
+    """Requests that use it now."""
+    idle_s: float | None
+    """Seconds since the last one ended; `None`: there was none."""
+    keep_s: float | None
+    """How long it stays after its last request, as this gateway was told; negative: for ever; `None`: not told."""
+    said_ago_s: float = 0.0
+    """Seconds since that was told: what was told last, anywhere, counts."""
+
+
 class GatewayUsage(msgspec.Struct, frozen=True):
     """What has changed since this gateway's last message; sent without any change every 2 s, to say that it lives."""
 
     gateway: str
     """Names this process: a gateway that was started again is another one."""
     keys: list[KeyUsage] = []
+    models: list[ModelUse] | None = None
+    """All models that somebody spoke about, on any gateway; `None`: as in the message before."""
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

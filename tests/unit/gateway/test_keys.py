@@ -11,11 +11,13 @@ from llamaherd_gateway.access.keys import (
     Keyring,
     NoKey,
     NotAllowed,
-    allows,
     credential_of,
     evolve_keys,
+    find_end,
     identify,
     keys_required,
+    refuse_dialect,
+    refuse_model,
     sees,
 )
 from llamaherd_gateway.dialects.openai import OPENAI
@@ -162,22 +164,34 @@ def test_models_are_named_or_described_by_patterns() -> None:
 def test_scope_is_refused_with_what_the_key_is_for() -> None:
     key = Key(key=ID, models=("cria",), dialects=("openai", "ollama"))
 
-    assert allows(key, "cria", "openai", 0) is None
-    assert allows(key, "cria", "anthropic", 0) == "this API key is for openai, ollama, not for anthropic"
-    assert allows(key, "qwen", "openai", 0) == "this API key may not use the model 'qwen'; it is for cria"
+    assert refuse_dialect(key, "openai") is None
+    assert refuse_dialect(key, "anthropic") == "this API key is for openai, ollama, not for anthropic"
+    assert refuse_model(key, "cria", "cria", None) is None
+    assert refuse_model(key, "qwen", "q", "q") == "this API key may not use the model 'q'; it is for cria"
 
 
 def test_a_key_for_an_alias_may_use_the_alias_and_not_the_model_by_its_own_name() -> None:
     key = Key(key=ID, models=("chat",))
 
-    assert allows(key, "llama", "openai", 0, alias="chat") is None
-    assert allows(key, "llama", "openai", 0) is not None
-    assert allows(Key(key=ID, models=("llama",)), "llama", "openai", 0, alias="chat") is None
+    assert refuse_model(key, "llama", "CHAT:latest", "chat") is None
+    assert refuse_model(key, "llama", "llama", None) is not None
+    assert refuse_model(Key(key=ID, models=("llama",)), "llama", "chat", "chat") is None
 
 
-def test_a_key_that_ended_while_its_request_waited_is_refused() -> None:
-    assert "expired" in (allows(Key(key=ID, expires_ns=5), "cria", "openai", 5) or "")
-    assert "revoked" in (allows(Key(key=ID, revoked=True), "cria", "openai", 5) or "")
+def test_a_pattern_of_names_is_in_scope_by_itself_and_by_each_of_its_names() -> None:
+    for scope in ("claude-*", "claude-3", "claude-?"):
+        assert refuse_model(Key(key=ID, models=(scope,)), "llama", "claude-3", "claude-*") is None
+    assert refuse_model(Key(key=ID, models=("claude-4",)), "llama", "claude-3", "claude-*") is not None
+
+
+def test_a_name_that_means_nothing_does_not_lead_a_key_to_the_default_model() -> None:
+    assert refuse_model(Key(key=ID, models=("llama-*",)), "the-default", "llama-nothing", None) is not None
+
+
+def test_a_key_has_ended_from_its_last_moment_on() -> None:
+    assert find_end(Key(key=ID, expires_ns=6), 5) is None
+    assert "expired" in (find_end(Key(key=ID, expires_ns=5), 5) or "")
+    assert "revoked" in (find_end(Key(key=ID, revoked=True), 5) or "")
 
 
 def test_scope_is_a_403_in_the_dialects_words() -> None:

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from harness.traffic import Traffic, most_in_a_minute
 from llamaherd_gateway.access.keys import Key
-from llamaherd_gateway.access.limits import BEAT_S, FORGET_S, JOIN_S, Limiter, problem_of_refusal
+from llamaherd_gateway.access.limits import (
+    BEAT_S,
+    FORGET_S,
+    JOIN_S,
+    SHARED_S,
+    Limiter,
+    Refusal,
+    problem_of_refusal,
+)
 from llamaherd_gateway.access.windows import WINDOW_S, Window, free_at
 from llamaherd_shared.events.access import KeyLimits
 from llamaherd_shared.events.usage import GatewayUsage
@@ -75,10 +83,23 @@ def test_a_refusal_says_when_there_is_room_again() -> None:
     assert refusal is not None
     assert refusal.retry_after_s == pytest.approx(45.0)
     assert "llh_k7q2mzxa may use 2 requests a minute" in refusal.sentence
-    assert not refusal.shared
+    assert not refusal.hold_s
     problem = problem_of_refusal(refusal)
-    assert (problem.status, problem.retry_after_s) == (429, refusal.retry_after_s)
+    assert (problem.status, problem.retry_after_s) == (429, 45)
     assert limiter.admit(key, 60.0) is None
+
+
+def test_who_comes_back_after_the_whole_seconds_of_retry_after_is_let_in() -> None:
+    limiter, key = alone(requests_per_minute=1)
+    limiter.admit(key, 0.0)
+
+    refusal = limiter.admit(key, 15.6)
+
+    assert refusal is not None
+    told = problem_of_refusal(refusal).retry_after_s
+    assert told == 45
+    assert limiter.admit(key, 15.6 + told) is None
+    assert problem_of_refusal(Refusal(0.1, "")).retry_after_s == 1
 
 
 def test_requests_at_once_are_limited_until_one_ends() -> None:
@@ -98,6 +119,20 @@ def test_what_is_in_flight_is_expected_to_use_what_the_last_ones_used() -> None:
     assert admit(limiter, key, 5, 1.0) == 1
     limiter.finish(key, 100, 2.0)
     assert admit(limiter, key, 5, 2.0) == 1
+
+
+def test_what_ends_without_saying_what_it_used_counts_as_much_as_the_last_ones() -> None:
+    limiter, key = alone(tokens_per_minute=1000)
+    limiter.admit(key, 0.0)
+    limiter.finish(key, 400, 1.0)
+
+    limiter.admit(key, 1.0)
+    limiter.finish(key, None, 2.0)
+
+    assert admit(limiter, key, 1, 2.0) == 0
+    told = limiter.gossip(2.0)
+    assert told is not None
+    assert told.keys[0].tokens == 800
 
 
 def test_one_request_larger_than_the_limit_is_paid_off_at_the_limits_pace() -> None:
@@ -182,6 +217,28 @@ def test_clients_of_all_gateways_get_the_limit_between_them() -> None:
     assert 58 <= len(traffic.admitted) <= 66
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_client_that_goes_from_gateway_to_gateway_is_not_refused_for_what_has_just_ended(limit: int) -> None:
+    """News of an end takes a moment; 429 and a second's wait would slow down whoever stands behind a balancer."""
+    traffic = Traffic(2, concurrency=limit)
+    traffic.ask(1.0, 0, lasts_s=0.5, then=[1, 0] * 12)
+
+    traffic.run(until_s=60.0)
+
+    assert (len(traffic.admitted), traffic.refused) == (25, 0)
+    assert traffic.longest_wait_s < 0.7
+
+
+def test_what_is_really_under_way_on_another_gateway_is_refused_soon() -> None:
+    traffic = Traffic(2, concurrency=1)
+    traffic.ask(1.0, 0, lasts_s=10)
+    traffic.ask(5.0, 1, lasts_s=10)
+
+    traffic.run(until_s=5.5)
+
+    assert (len(traffic.admitted), traffic.refused) == (1, 1)
+
+
 def test_a_gateway_that_starts_later_knows_what_was_used() -> None:
     traffic = Traffic(1, requests_per_minute=10)
     for number in range(10):
@@ -223,7 +280,7 @@ def test_a_message_that_was_lost_takes_nothing_with_it() -> None:
 
     refused = here.admit(key, 3.0)
     assert refused is not None
-    assert refused.shared
+    assert refused.hold_s == SHARED_S
     assert told.keys[0].requests == 8
 
 

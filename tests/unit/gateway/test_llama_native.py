@@ -134,9 +134,9 @@ def test_what_concerns_all_users_is_known_apart() -> None:
 
 def test_routes_read_the_model_and_pass_the_body_on() -> None:
     for route in ROUTES:
-        body = (route.example or '{"model":"cria"}').encode()
-        asked = route.read(body, ())
-        assert (asked.model, asked.body, route.call) == ("cria", body, None)
+        asked = route.read(route.example.encode(), ())
+        assert f'"model": "{asked.model}"' in route.example
+        assert (asked.body, route.call) == (route.example.encode(), None)
         assert not is_forbidden(route.path)
     assert {route.path for route in ROUTES if not route.generates} == {
         "/tokenize",
@@ -158,14 +158,21 @@ def test_no_address_of_an_image_is_fetched_even_to_count_tokens(path: str) -> No
             route.read(json.dumps({"model": "m", field: [{"role": "user", "content": [part]}]}).encode(), ())
 
 
-@pytest.mark.parametrize(
-    "name", ["error_context", "error_embeddings_off", "error_infill_off", "error_not_json", "error_field_type"]
-)
+@pytest.mark.parametrize("name", ["error_context", "error_infill_off", "error_not_json", "error_field_type"])
 def test_llama_servers_own_errors_come_out_as_they_went_in(name: str) -> None:
     body = golden(f"{name}.json")
     given = json.loads(body)
     problem = read_error(given["error"]["code"], body, "n/m/0")
     assert json.loads(LLAMA.render_problem(problem, "")) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "ability"), [("error_embeddings_off", "embeddings"), ("error_reranking_off", "rerank")]
+)
+def test_what_a_model_lacks_is_said_instead_of_how_to_start_llama_server(name: str, ability: str) -> None:
+    problem = read_error(501, golden(f"{name}.json"), "node/org/model/0")
+    assert problem.message.startswith(f"org/model is not made for {ability}")
+    assert "Start it with" not in problem.message
 
 
 def test_errors_of_the_gateway_look_like_llama_servers() -> None:

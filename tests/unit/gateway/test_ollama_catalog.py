@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llamaherd_gateway.dialects.dialect import Card, Description, Herd, Loaded, PageRequest
+from llamaherd_gateway.dialects.dialect import Card, Description, Herd, Loaded, PageRequest, Preset
 from llamaherd_gateway.dialects.ollama import (
     OLLAMA,
     OLLAMA_EMBEDDING,
@@ -159,7 +159,8 @@ def test_a_model_is_shown_in_all_detail() -> None:
         "short": [1, 2],
     }
     description = Description(metadata=metadata, chat_template="{{ x }}", tensors=[("w", "F16", [2, 3])])
-    shown = json.loads(render_show(QWEN, description, parameters={"num_ctx": 4096, "stop": ["<a>", "b"]}, system="Hi"))
+    preset = Preset(options={"num_ctx": 4096, "stop": ["<a>", "b"]}, system="Hi")
+    shown = json.loads(render_show(QWEN, description, preset=preset))
 
     assert shown["model_info"] == {
         "general.architecture": "qwen3",
@@ -260,3 +261,26 @@ def test_errors_are_one_sentence_and_statuses_ollamas() -> None:
     assert OLLAMA.render_stream_error(busy, "") == (
         b'{"error":"server busy, please try again.  maximum pending requests exceeded"}\n'
     )
+
+
+def test_what_a_creation_brings_is_read_and_checked() -> None:
+    made = read_create(
+        b'{"model": "m", "from": "q", "parameters": {"stop": "END", "top_k": 1.0, "seed": null, "odd": [1]},'
+        b' "messages": [{"role": "user", "content": "hi"}]}'
+    )
+    assert made.parameters == {"stop": ["END"], "top_k": 1.0, "odd": [1]}
+    assert made.messages == [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"parameters": {"temperature": "hot"}',
+        b'"messages": [{"role": "tool", "content": "hi"}]',
+        b'"messages": [{"role": "user", "content": "hi", "images": ["aGk="]}]',
+        b'"messages": [{"role": "user"}]',
+    ],
+)
+def test_what_a_creation_cannot_bring_is_refused(fields: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read_create(b'{"model": "m", "from": "q", ' + fields + b"}")

@@ -219,5 +219,5 @@ def test_every_route_says_what_it_is_for() -> None:
     assert len({route.path for route in ROUTES}) == len(ROUTES)
     for route in ROUTES:
         assert route.about
-        if route.example:
+        if route.example.startswith("{"):  # others are forms
             assert route.read(route.example.encode(), ()).model

@@ -1,12 +1,32 @@
 """How long a model stays loaded."""
 
-from llamaherd_gateway.routing.residency import Residency
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamaherd_gateway.routing.residency import BEAT_S, FORGET_S, SETTLE_S, Residency
 
 
 def used(residency: Residency, model: str, keep_alive_s: float | None, *, at_s: float = 0.0) -> Residency:
     residency.begin(model)
     residency.end(model, keep_alive_s, at_s)
     return residency
+
+
+def exchange(now_s: float, *gateways: Residency) -> None:
+    """Everybody tells everybody what there is to tell."""
+    told = [gateway.tell(now_s) for gateway in gateways]
+    for number, uses in enumerate(told):
+        for other, gateway in enumerate(gateways):
+            if other != number and uses is not None:
+                gateway.hear(str(number), uses, now_s)
+
+
+def two(at_s: float = 0.0) -> tuple[Residency, Residency]:
+    """Gateways that know of each other."""
+    here, there = Residency(), Residency()
+    here.hear("1", [], at_s)
+    there.hear("0", [], at_s)
+    return here, there
 
 
 def test_the_time_runs_from_the_end_of_the_last_request() -> None:
@@ -44,3 +64,140 @@ def test_for_ever_takes_back_what_was_said_before() -> None:
 
 def test_a_model_nobody_spoke_about_stays() -> None:
     assert used(Residency(), "m", None).take_due(10**9) == []
+
+
+def test_what_was_said_ends_with_the_loading() -> None:
+    residency = used(used(Residency(), "m", 5.0), "n", 5.0)
+
+    residency.loaded({"n"})
+
+    assert residency.take_due(100) == ["n"]
+
+
+def test_it_is_ones_own_alone_until_somebody_else_may_use_it() -> None:
+    residency = Residency()
+    residency.begin("m")
+    assert residency.is_ours_alone("m", 0)
+
+    residency.begin("m")
+    assert not residency.is_ours_alone("m", 0)
+    residency.end("m", None, 1)
+    residency.hear("g", [], 1)
+
+    assert not residency.is_ours_alone("m", 1)
+    assert residency.is_ours_alone("m", 2 + FORGET_S)
+
+
+# Several gateways.
+
+
+def test_a_request_to_another_gateway_keeps_it() -> None:
+    here, there = two()
+    there.begin("m")
+    used(here, "m", 1.0, at_s=1)
+    exchange(1.1, here, there)
+    exchange(1.2, here, there)
+
+    assert here.take_due(2 + SETTLE_S) == []
+    there.end("m", None, 4)
+    exchange(4, here, there)
+
+    assert here.until_s("m", 4) == there.until_s("m", 4) == 5
+    assert here.take_due(5 + SETTLE_S) == ["m"]
+
+
+def test_what_was_said_last_counts_wherever_it_was() -> None:
+    here, there = two()
+    used(here, "m", 1.0, at_s=1)
+    exchange(1, here, there)
+    used(there, "m", -1, at_s=1.5)
+    exchange(1.5, here, there)
+
+    assert here.until_s("m", 2) is None
+    assert here.take_due(5) == there.take_due(5) == []
+
+
+def test_only_the_gateway_that_was_told_unloads() -> None:
+    here, there = two()
+    used(here, "m", 1.0, at_s=1)
+    exchange(1, here, there)
+
+    assert there.take_due(2 + SETTLE_S) == []
+    assert here.take_due(2 + SETTLE_S) == ["m"]
+    exchange(3, here, there)
+
+    assert there.until_s("m", 3) is None
+
+
+def test_time_is_left_for_what_is_said_to_be_heard() -> None:
+    here, _ = two()
+    used(here, "m", 0, at_s=1)
+
+    assert here.take_due(1 + SETTLE_S / 2) == []
+    assert here.take_due(1 + SETTLE_S) == ["m"]
+
+
+def test_a_gateway_that_is_gone_keeps_nothing_for_long() -> None:
+    here, there = two()
+    there.begin("m")
+    used(here, "m", 0, at_s=1)
+    exchange(1, here, there)
+    exchange(1.1, here, there)
+    assert here.take_due(1 + FORGET_S) == []
+
+    assert here.take_due(1.2 + FORGET_S) == ["m"]
+
+
+def test_nothing_is_told_again_and_again_while_nothing_is_new() -> None:
+    residency = used(Residency(), "m", 60, at_s=0)
+    assert residency.tell(0) is not None
+    residency.begin("m")
+    assert residency.tell(0.1) is not None
+    assert residency.tell(0.2) is None
+    for number in range(5):
+        residency.begin("m")
+        residency.end("m", None, 0.3 + number / 100)
+
+    assert residency.tell(0.4) is None, "it is in use, as it was"
+    assert residency.tell(0.1 + BEAT_S) is not None, "said again: a message may be lost"
+
+
+def test_a_message_without_news_says_that_the_others_live() -> None:
+    here, there = two()
+    there.begin("m")
+    used(here, "m", 0, at_s=1)
+    exchange(1, here, there)
+    exchange(1.1, here, there)
+
+    here.hear("1", None, 6)
+
+    assert here.take_due(2 + FORGET_S) == []
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.sampled_from(["begin", "end"]),
+        st.sampled_from([None, 0.0, 0.5, 3.0, -1.0]),
+        st.booleans(),
+    ),
+    max_size=16,
+)
+
+
+@settings(max_examples=25)
+@given(STEPS)
+def test_what_is_in_use_anywhere_is_never_unloaded(steps: list[tuple[int, str, float | None, bool]]) -> None:
+    gateways, in_flight, now_s = two(), [0, 0], 0.0
+    for number, step, keep_alive_s, slow in steps:
+        if step == "begin":
+            gateways[number].begin("m")
+            in_flight[number] += 1
+        elif in_flight[number]:
+            gateways[number].end("m", keep_alive_s, now_s)
+            in_flight[number] -= 1
+        for _ in range(20 if slow else 1):
+            now_s += 0.1
+            exchange(now_s, *gateways)
+            due = [gateway.take_due(now_s) for gateway in gateways]
+            assert not any(due) or not sum(in_flight)

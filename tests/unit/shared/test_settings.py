@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -72,6 +73,19 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_configuration_says_where(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         read(tmp_path, text)
+
+
+def test_off_means_the_word_where_a_setting_knows_it(tmp_path: Path) -> None:
+    class Section(msgspec.Struct):
+        keys: Literal["auto", "off"] = "auto"
+        loud: bool = True
+
+    path = tmp_path / "llamaherd.yaml"
+    path.write_text("gateway:\n  keys: off\n  loud: off\n")
+
+    _, section = load_settings(Section, "gateway", config=path, environ={})
+
+    assert (section.keys, section.loud) == ("off", False)
 
 
 def test_a_missing_file_is_named() -> None:

@@ -147,6 +147,12 @@ def identify(keyring: Keyring, credential: str | None, now_ns: int, *, required:
     return key
 
 
+def is_stranger(keyring: Keyring, credential: str | None) -> bool:
+    """Whether this is a key of ours by its looks, of which nothing is known."""
+    parsed = parse_key(credential) if credential is not None else None
+    return parsed is not None and parsed[0] not in keyring.keys
+
+
 def find_end(key: Key, now_ns: int) -> str | None:
     """Why a key is no longer good, one sentence; `None` while it is."""
     if key.revoked:
@@ -156,18 +162,22 @@ def find_end(key: Key, now_ns: int) -> str | None:
     return None
 
 
-def allows(key: Key, model: str, dialect: str, now_ns: int, *, alias: str = "") -> str | None:
-    """Why this key may not use a model in a dialect, one sentence; `None` when it may.
-
-    `alias` is another name the model was asked for by: a key that is limited to the alias may use it.
-    """
-    if (why := find_end(key, now_ns)) is not None:
-        return why
-    if key.dialects and dialect not in key.dialects:
-        return f"this API key is for {_list(key.dialects)}, not for {dialect}"
-    if sees(key, model) or (alias and sees(key, alias)):
+def refuse_dialect(key: Key, dialect: str) -> str | None:
+    """Why this key may not be used in a dialect, one sentence; `None` when it may."""
+    if not key.dialects or dialect in key.dialects:
         return None
-    return f"this API key may not use the model {alias or model!r}; it is for {_list(key.models)}"
+    return f"this API key is for {_list(key.dialects)}, not for {dialect}"
+
+
+def refuse_model(key: Key, model: str, asked: str, alias: str | None) -> str | None:
+    """Why this key may not use a model, one sentence; `None` when it may.
+
+    `asked` is what the client wrote, and `alias` the alias it means: a key that is limited to that may use it. What
+    means nothing and leads to the default model is no alias, or a key for `llama-*` could have it as `llama-nothing`.
+    """
+    if sees(key, model) or (alias is not None and (sees(key, alias) or sees(key, asked))):
+        return None
+    return f"this API key may not use the model {asked!r}; it is for {_list(key.models)}"
 
 
 def sees(key: Key, model: str) -> bool:

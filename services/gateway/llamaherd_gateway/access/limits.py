@@ -8,10 +8,11 @@ gateway that begins to be asked says so first and leads only once everybody must
 
 So the untold shares never sum to more than there is; and because one may tell, and take anew, while another's share
 is from before, each keeps free what the others could have taken in the last moments. Where no gateway but one is asked
-for a key, that one leads and has the whole limit. A request that finds the room in another gateway's share is refused
-with `shared`: it is worth holding for a moment.
+for a key, that one leads and has the whole limit. A request that finds the room in another gateway's share, or taken by
+a request there that may have ended a moment ago, is refused with `hold_s`: it is worth holding for as long.
 """
 
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -37,6 +38,8 @@ SETTLE_S: Final = 0.25
 """After this, everybody has heard what was told, and has told what it had taken until then."""
 JOIN_S: Final = 0.5
 """A new gateway first hears which others there are."""
+SHARED_S: Final = 2.0
+"""How long a request waits for room that may be in another gateway's share."""
 SLACK_RATIO: Final = 0.08
 """All gateways together may go over a limit by this part of it, so that requests near the limit need not be held."""
 IN_FLIGHT_RETRY_S: Final = 1.0
@@ -48,16 +51,15 @@ class Refusal(msgspec.Struct, frozen=True):
 
     retry_after_s: float
     sentence: str
-    shared: bool = False
-    """The limit has room, but it is in another gateway's share: asking again every `GOSSIP_S` helps within a second
-    or two."""
+    hold_s: float = 0.0
+    """How long it may help to ask again, every `GOSSIP_S`: the limit has room as far as other gateways leave it."""
 
 
 def problem_of_refusal(refusal: Refusal) -> Problem:
     """The answer to a request that was not let in."""
-    return Problem(
-        status=429, message=refusal.sentence, code="rate_limit_exceeded", retry_after_s=refusal.retry_after_s
-    )
+    # Whole seconds, as the header has them, and never too few: who came back early would be refused again.
+    wait_s = max(1, ceil(refusal.retry_after_s))
+    return Problem(status=429, message=refusal.sentence, code="rate_limit_exceeded", retry_after_s=wait_s)
 
 
 class Limiter:
@@ -88,19 +90,23 @@ class Limiter:
         meters = meters_of(counted, self._living(now_s), now_s)
         refusals = [refusal for meter in meters if (refusal := self._refuse(key, counted, meter, now_s))]
         if refusals:
-            return max(refusals, key=lambda refusal: (not refusal.shared, refusal.retry_after_s))
+            return max(refusals, key=lambda refusal: (-refusal.hold_s, refusal.retry_after_s))
         counted.requests += 1
         counted.in_flight += 1
         counted.recent_requests.add(1, now_s)
         return None
 
-    def finish(self, key: Key, tokens: int, now_s: float) -> None:
-        """A request that was let in has ended, with so many tokens of prompt and answer; 0: not known."""
+    def finish(self, key: Key, tokens: int | None, now_s: float) -> None:
+        """A request that was let in has ended, with so many tokens of prompt and answer.
+
+        `None`: it used some, and ended before anybody said how many. It counts as much as the last ones, or whoever
+        leaves before the end of an answer would have it for nothing.
+        """
         counted = self._keys.get(key.key)
         if not key.limits.any or counted is None or not counted.in_flight:
             return
         counted.in_flight -= 1
-        counted.learn(tokens)
+        tokens = counted.learn(tokens)
         if key.limits.tokens_per_minute:
             counted.recent_tokens.add(tokens, now_s, key.limits.tokens_per_minute)
         self._untold.add(key.key)
@@ -193,11 +199,12 @@ class Limiter:
             sentence = f"the API key {PREFIX}{key.key} may use {meter.limit} {meter.name}"
             free_s = free_at(meter.windows, over)
             wait_s = IN_FLIGHT_RETRY_S if free_s is None else max(free_s - now_s, GOSSIP_S)
-            return Refusal(wait_s, f"{sentence}; try again in {wait_s:.3g} s")
+            hold_s = SETTLE_S if over <= meter.passing else 0.0
+            return Refusal(wait_s, f"{sentence}; try again in {wait_s:.3g} s", hold_s)
         if self._may_take(counted, meter, now_s):
             return None
         text = f"other gateways may be using what is left of the {meter.limit} {meter.name} of {PREFIX}{key.key}"
-        return Refusal(GOSSIP_S, f"{text}; try again at once", shared=True)
+        return Refusal(GOSSIP_S, f"{text}; try again at once", SHARED_S)
 
     def _may_take(self, counted: Counted, meter: Meter, now_s: float) -> bool:
         """Whether the limit's room is ours to take."""

@@ -48,12 +48,14 @@ class Counted:
     def held_tokens(self) -> int:
         return int(self.in_flight * self.expected_tokens)
 
-    def learn(self, tokens: int) -> None:
-        """One request has used so many."""
+    def learn(self, tokens: int | None) -> int:
+        """One request has used so many; `None`: as many as expected. Returns how many."""
+        used = int(self.expected_tokens) if tokens is None else tokens
         first = self.tokens == 0
-        self.tokens += tokens
+        self.tokens += used
         if tokens:
             self.expected_tokens += (tokens - self.expected_tokens) / (1 if first else _LEARN_FROM)
+        return used
 
 
 class Meter(msgspec.Struct, frozen=True):
@@ -68,6 +70,8 @@ class Meter(msgspec.Struct, frozen=True):
     untold: float
     others: float
     """Used on other gateways, as far as they told."""
+    passing: float = 0.0
+    """Of `others`: what ends with requests in flight there, perhaps a moment ago."""
     windows: tuple[Window, ...] = ()
     """Where it is counted; empty: requests in flight."""
 
@@ -96,7 +100,7 @@ def meters_of(counted: Counted, living: Collection[str], now_s: float) -> list[M
             )
         )
     if limits.tokens_per_minute:
-        held = counted.held_tokens
+        held, held_there = counted.held_tokens, sum(said.held_tokens for said in in_flight)
         meters.append(
             Meter(
                 name="tokens a minute",
@@ -105,7 +109,8 @@ def meters_of(counted: Counted, living: Collection[str], now_s: float) -> list[M
                 cost=min(counted.expected_tokens, limits.tokens_per_minute),
                 used=counted.recent_tokens.total(now_s) + held,
                 untold=max(0, counted.tokens + held - told.tokens - told.held_tokens),
-                others=sum(peer.tokens.total(now_s) for peer in peers) + sum(said.held_tokens for said in in_flight),
+                others=sum(peer.tokens.total(now_s) for peer in peers) + held_there,
+                passing=held_there,
                 windows=(counted.recent_tokens, *(peer.tokens for peer in peers)),
             )
         )
@@ -118,6 +123,7 @@ def meters_of(counted: Counted, living: Collection[str], now_s: float) -> list[M
                 used=counted.in_flight,
                 untold=max(0, counted.in_flight - told.in_flight),
                 others=sum(said.in_flight for said in in_flight),
+                passing=sum(said.in_flight for said in in_flight),
             )
         )
     return meters

@@ -10,7 +10,7 @@ A request goes through three steps, each a pure function of its arguments:
 Time, ids and facts about the model are arguments, so every dialect is tested without a process or a clock.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
@@ -37,6 +37,34 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """e.g. `Q4_K_M`"""
     capabilities: frozenset[str] = frozenset({"completion"})
     """Of `completion`, `embedding`, `tools`, `thinking`, `insert`, `vision`, `audio`."""
+    preset: "Preset | None" = None
+    """What the name that was asked for brings. The relay adds it to what goes to llama-server; a dialect has to look
+    at it only when it sends values of its own for what the client left out, or measures the prompt."""
+
+
+class Preset(msgspec.Struct, frozen=True, kw_only=True):
+    """What an alias says in every request that does not say otherwise."""
+
+    system: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+    """That every conversation begins with, behind the system message."""
+    options: dict[str, Any] = {}
+    """By Ollama's names."""
+
+    def begin(self, messages: Sequence[Any]) -> Sequence[Any]:
+        """A chat with its beginning, the same object when that is nothing.
+
+        Messages are mappings whose `role` is a text, or JSON. A system message of the request's own replaces ours.
+        """
+        own = 1 if messages and _role(messages[0]) in ("system", "developer") else 0
+        system = [{"role": "system", "content": self.system}] if self.system and not own else []
+        before = [*system, *messages[:own], *self.messages]
+        return [*before, *messages[own:]] if messages and len(before) > own else messages
+
+
+def _role(message: Mapping[str, Any]) -> object:
+    role = message.get("role")
+    return bytes(role).decode().strip('"') if isinstance(role, msgspec.Raw) else role
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +88,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """`load` and `unload` are answered by `Route.settle`, without asking llama-server anything."""
     keep_alive_s: float | None = None
     """How long the model stays loaded after this request; negative: for ever; `None`: nothing was said."""
+    keeps_what_it_loads: bool = False
+    """Whether `keep_alive_s` counts only for a request that had to wait for the model to be loaded."""
+    answer_id: str = ""
+    """The answer under way that this request is about: it goes to the instance that gives it."""
     body: bytes = b""
     """What goes to llama-server when nothing has to be translated."""
     content: Any = None
@@ -146,7 +178,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     about: str = ""
     """One line for docs/api.md."""
     example: str = ""
-    """Body of the curl line in docs/api.md, which is run as a test against the model cria."""
+    """What stands behind the path in the curl line of docs/api.md, which is run as a test: a JSON body, or curl's own
+    options (`-F ...`). A path (with query) before it stands for one that has holes."""
+    example_status: int = 200
+    """That the curl line is answered with; another one for what is refused."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,4 +276,5 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Raises `BadRequest` or another `HerdError`."""
     about: str = ""
     example: str = ""
-    """Path (with query) and body of the curl line, when `path` alone would not do."""
+    """As in `Route`; empty when the path alone is enough."""
+    example_status: int = 200

@@ -14,6 +14,9 @@ from llamaherd_gateway.problems import Problem
 UPSTREAM: Final = b"/upstream/"
 """`/upstream/<model>/...`: the rest of the path goes to the model's llama-server."""
 
+CONTROL: Final = "/v1/chat/completions/control"
+"""Ends the thinking of the answer with an `id`."""
+
 NAME_SEGMENTS: Final = 8
 """No model's name has more of them: a path of ten thousand slashes must not be tried out."""
 
@@ -66,7 +69,12 @@ class _Conversation(msgspec.Struct):
     input: Any = None
 
 
+class _Control(msgspec.Struct):
+    id: Any = None
+
+
 _CONVERSATION: Final = msgspec.json.Decoder(_Conversation)
+_WORD: Final = msgspec.json.Decoder(_Control)
 
 
 def read_conversation(body: bytes, headers: Sequence[Header] = ()) -> Asked:
@@ -74,6 +82,17 @@ def read_conversation(body: bytes, headers: Sequence[Header] = ()) -> Asked:
     asked = read_model(body)
     refuse_addresses(body)
     return asked
+
+
+def read_control(body: bytes, headers: Sequence[Header] = ()) -> Asked:
+    """A word about an answer under way, which only the instance that gives it understands. Raises `BadRequest`."""
+    return msgspec.structs.replace(read_model(body), answer_id=answer_id_of(body))
+
+
+def answer_id_of(body: bytes) -> str:
+    """Of a body for `CONTROL`; empty when it names none. Raises `BadRequest`."""
+    wanted = decode_body(_WORD, body).id
+    return wanted if isinstance(wanted, str) else ""
 
 
 def refuse_addresses(body: bytes) -> None:
@@ -92,8 +111,16 @@ def _parts(message: Any) -> list[Any]:
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
-def _route(path: str, about: str, example: str = "", *, generates: bool = True) -> Route:
-    return Route(path=path, dialect=LLAMA, read=read_model, generates=generates, about=about, example=example)
+def _route(path: str, about: str, example: str, *, generates: bool = True, example_status: int = 200) -> Route:
+    return Route(
+        path=path,
+        dialect=LLAMA,
+        read=read_model,
+        generates=generates,
+        about=about,
+        example=example,
+        example_status=example_status,
+    )
 
 
 def _counts(path: str, about: str, example: str) -> Route:
@@ -104,21 +131,34 @@ def _counts(path: str, about: str, example: str) -> Route:
 _COMPLETION: Final = '{"model": "cria", "prompt": "Llamas are", "n_predict": 8}'
 _MESSAGES: Final = '{"model": "cria", "messages": [{"role": "user", "content": "Hello"}]}'
 _INPUT: Final = '{"model": "cria", "input": "Hello"}'
+_GAP: Final = '{"model": "coder", "input_prefix": "def add(a, b):\\n", "input_suffix": "\\n", "n_predict": 8}'
+_EMBEDDING: Final = '{"model": "embedder", "content": "llamas"}'
+_QUESTIONS: Final = (
+    '{"model": "decider", "state": "It rains.", "questions": {"wet": {"type": "noul", "instructions": "Is it wet?"}}}'
+)
+_CONTROL: Final = '{"model": "cria", "id": "chatcmpl-1", "action": "reasoning_end"}'
 
 ROUTES: Final = (
     _route("/completion", "llama-server's own text completion", _COMPLETION),
     _route("/completions", "The same as /completion", _COMPLETION),
-    _route("/infill", "Fill in the middle, for a model with the tokens for it"),
+    _route("/infill", "Fill in the middle, for a model with the tokens for it", _GAP),
     _route("/tokenize", "Text to tokens", '{"model": "cria", "content": "Hello"}', generates=False),
     _route("/detokenize", "Tokens to text", '{"model": "cria", "tokens": [42, 355]}', generates=False),
     _counts("/apply-template", "A chat as the text that the model reads", _MESSAGES),
-    _route("/embedding", "llama-server's own embeddings, for a model that was loaded for embedding"),
-    _route("/embeddings", "The same as /embedding"),
-    _route("/v1/systemone", "Typed decisions, for a model made for them"),
+    _route("/embedding", "llama-server's own embeddings, for a model that was loaded for embedding", _EMBEDDING),
+    _route("/embeddings", "The same as /embedding", _EMBEDDING),
+    _route("/v1/systemone", "Typed decisions, for a model made for them", _QUESTIONS, example_status=501),
     _counts("/chat/completions/input_tokens", "How many tokens a chat has", _MESSAGES),
     _counts("/v1/chat/completions/input_tokens", "How many tokens a chat has", _MESSAGES),
     _counts("/responses/input_tokens", "How many tokens a response's input has", _INPUT),
-    _route("/v1/chat/completions/control", "Ends the thinking of a chat that is under way", generates=False),
+    Route(
+        path=CONTROL,
+        dialect=LLAMA,
+        read=read_control,
+        generates=False,
+        about="Ends the thinking of a chat that is under way",
+        example=_CONTROL,
+    ),
 )
 
 

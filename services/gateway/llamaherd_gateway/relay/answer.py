@@ -1,5 +1,6 @@
 """What a client gets back, as bytes: heads, framing, translation, errors. Decides nothing and waits for nothing."""
 
+from collections.abc import Callable
 from typing import Final
 
 from llamaherd_gateway.dialects.dialect import Dialect, Translation
@@ -44,24 +45,22 @@ class Answer:
         """A line that clients of an event stream skip."""
         self._add_body(b": %b\n\n" % text.encode(), out)
 
-    def take_head(self, head: Head, own_headers: bytes, out: list[bytes]) -> None:
+    def take_head(self, head: Head, own_headers: Callable[[], bytes], out: list[bytes]) -> None:
         """llama-server's answer begins, and it is no error."""
         if self.status:
             return  # a stream was opened while the request waited
         translation = self._translation
         if translation is not None:
             if head.event_stream:
-                self._begin_stream(head.status, b"content-type: %b\r\n" % translation.content_type, own_headers, out)
+                self._begin_stream(head.status, b"content-type: %b\r\n" % translation.content_type, own_headers(), out)
             else:
                 self._whole = []
         elif head.length is None:
-            self._begin_stream(head.status, head.lines, own_headers, out, event_stream=head.event_stream)
+            self._begin_stream(head.status, head.lines, own_headers(), out, event_stream=head.event_stream)
         else:
             self.status = head.status
-            out.append(render_status_line(head.status))
-            out.append(head.lines)
-            out.append(b"content-length: %d\r\n" % head.length)
-            out.append(own_headers)
+            length = b"content-length: %d\r\n" % head.length
+            out += (render_status_line(head.status), head.lines, length, own_headers())
 
     def take_body(self, body: bytes, now_ns: int, out: list[bytes]) -> None:
         """Some of llama-server's answer."""
@@ -83,11 +82,11 @@ class Answer:
                 body, self._held = body[:cut], body[cut:]
         self._add_body(body, out)
 
-    def take_end(self, own_headers: bytes, now_ns: int, out: list[bytes]) -> None:
+    def take_end(self, own_headers: Callable[[], bytes], now_ns: int, out: list[bytes]) -> None:
         """llama-server's answer is complete. Raises `ValueError` when it cannot be translated."""
         if self._whole is not None and self._translation is not None:
             body = self._translation.whole(b"".join(self._whole), now_ns)
-            self.add_whole(200, body, self._translation.content_type, own_headers, out)
+            self.add_whole(200, body, self._translation.content_type, own_headers(), out)
             return
         if self._translation is not None:
             self._add_body(self._translation.end(now_ns), out)

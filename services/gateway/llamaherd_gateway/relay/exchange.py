@@ -6,13 +6,14 @@ one write. It ends exactly once, with exactly one `RequestFinished`. Nothing in 
 
 import secrets
 import time
+from collections.abc import Sequence
 from itertools import count
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llamaherd_gateway.access.keys import Key, NoKey
+from llamaherd_gateway.access.keys import Key
 from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, problem_of, read_error
 from llamaherd_gateway.projection import Instance
@@ -22,7 +23,7 @@ from llamaherd_gateway.relay.inflating import inflate, is_inflatable
 from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
 from llamaherd_gateway.relay.upstream import Connection, Head, Pool
 from llamaherd_gateway.relay.usage import Tail
-from llamaherd_gateway.routing.presets import apply_preset
+from llamaherd_gateway.routing.presets import apply_preset, preset_of
 from llamaherd_gateway.routing.rules import apply_rules
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.request import RequestFinished
@@ -35,6 +36,12 @@ CLIENT_CLOSED: Final = 499
 """nginx's status for a client that left before any answer."""
 NAME_TOLD: Final = 256
 """Characters of a model's name that an event keeps: clients may write anything there."""
+PROGRESS: Final = b"x-llamaherd-progress"
+JUDGED: Final = FORWARDED | {
+    b"content-type", b"content-length", b"content-encoding", b"traceparent", b"expect", PROGRESS
+}  # fmt: skip
+"""Request headers that an exchange looks at."""
+
 _BOOT: Final = secrets.token_hex(6)
 _BOOT_BYTES: Final = _BOOT.encode()
 _numbers: Final = count(1)
@@ -45,6 +52,12 @@ class _Nobody:
 
     def set(self) -> None:
         pass
+
+
+def late_body(timeout_s: float) -> Problem:
+    """A client that began a request and does not go on."""
+    text = f"the rest of the request did not arrive within {timeout_s:g} s (`gateway.receive_timeout_s`)"
+    return Problem(status=408, message=text, code="request_timeout")
 
 
 class Exchange:
@@ -64,6 +77,8 @@ class Exchange:
     """Set once the body has been read."""
     waited_s = 0.0
     """For the model to be loaded."""
+    has_loaded = False
+    """Whether its model was not ready when it came."""
     queued_s = 0.0
     """For a slot."""
     position = 0
@@ -125,7 +140,7 @@ class Exchange:
         self._number = next(_numbers)
         self._parts: list[bytes] = []
         self._tail = Tail()
-        self._headers = headers
+        self._headers: Sequence[Header] = headers
         self._answer = Answer(route.dialect, http_1_0=http_1_0)
         self._began = self.heard_at = began
         """When client (before `complete`) or llama-server (after it) last sent anything."""
@@ -165,29 +180,31 @@ class Exchange:
         self._expects_continue = False
         trace = None
         for name, value in headers:
-            if name in FORWARDED:
-                self._forwarded += b"%s: %s\r\n" % (name, value)
-            elif name == b"content-type":
+            if name not in JUDGED:
+                continue
+            if name == b"content-type":
                 self._content_type = value
             elif name == b"content-length":
                 if int(value) > self.relay.settings.max_body_bytes:
                     self._refusal = self._too_large()
+            elif name in FORWARDED:
+                self._forwarded += b"%s: %s\r\n" % (name, value)
             elif name == b"traceparent":
                 trace = trace_id_of(value.decode("latin-1"))
             elif name == b"expect":
                 self._expects_continue = value.lower() == b"100-continue"
             elif name == b"content-encoding":
                 self._encoding = value.lower().strip()
-            elif name == b"x-llamaherd-progress":
+            else:
                 self._wants_progress = True
         if self._encoding and not is_inflatable(self._encoding):
             text = f"the request's body is encoded as {self._encoding.decode('latin-1')}: send it plain or as gzip"
             self._refusal = Problem(status=415, message=text)
-        if self._refusal is None:
-            try:
-                self.key = self.relay.access.identify(headers)
-            except NoKey as error:
-                self._refusal = problem_of(error)
+        try:
+            self.key = self.relay.access.identify(headers)
+            self.relay.access.check_route(self.key, self.route)
+        except HerdError as error:
+            self._refusal = problem_of(error)
         # Not secret, so not from the kernel: that would cost as much as parsing the request.
         number = int(trace, 16) if trace is not None else getrandbits(128) or 1
         self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
@@ -247,7 +264,7 @@ class Exchange:
             if self._encoding:
                 body = inflate(body, self._encoding, limit=relay.settings.max_body_bytes)
             asked = self.asked = route.read(body, self._headers)
-            self._headers, self._body = [], body
+            self._headers, self._body = (), body
             self.model = asked.model
             model = relay.names.resolve(asked.model)
             if model is None or asked.action != "call" or self.has_limits:
@@ -259,6 +276,10 @@ class Exchange:
                 self._pursue(None)
         except HerdError as error:
             self.answer_problem(problem_of(error))
+        except Exception:
+            # Up the stack is the HTTP parser, which would take this for a mistake of the client's and answer nothing.
+            relay.log.exception("a request failed unexpectedly", request=self.request_id)
+            self.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
 
     def _ask_at_once(self, instance: Instance) -> bool:
         """Over a connection that is open already; `False` when there is none."""
@@ -268,7 +289,7 @@ class Exchange:
             return False
         try:
             call = self.make_call(instance)
-        except HerdError:
+        except Exception:
             pool.give(connection)
             raise
         self.send(connection, pool, call)
@@ -280,24 +301,27 @@ class Exchange:
 
     def make_call(self, instance: Instance) -> Call:
         """What this instance will be asked. Raises `BadRequest` for what its model cannot do."""
-        asked, route = self.asked, self.route
+        asked, route, facts = self.asked, self.route, self.facts_of(instance)
         if route.call is None:
-            call = Call(path=self._target.decode("latin-1"), body=asked.body, content_type=self._content_type)
+            call = Call(path=self._target.decode("latin-1"), body=asked.body)
         else:
-            call = route.call(asked, self.facts_of(instance), self.turn())
-        content_type = call.content_type
-        if call.body is asked.body and self._content_type:
+            call = route.call(asked, facts, self.turn())
+        path, body, content_type = call.path, call.body, call.content_type
+        if body is asked.body and self._content_type:
             content_type = self._content_type  # a form keeps its boundary
-        alias = self.relay.alias_of(asked.model)
-        if alias is not None and route.generates and content_type.startswith(b"application/json"):
-            call = msgspec.structs.replace(call, body=apply_preset(alias, call.body))
-        rules = self.relay.rules_of(self.model)
-        if rules and route.generates and content_type.startswith(b"application/json"):
-            call = msgspec.structs.replace(call, body=apply_rules(rules, call.body))
-        return msgspec.structs.replace(call, content_type=content_type)
+        if content_type.startswith(b"application/json"):
+            if facts.preset is not None:
+                body = apply_preset(facts, body)
+            if route.generates and (rules := self.relay.rules_of(self.model)):
+                body = apply_rules(rules, body)
+        if body is call.body and content_type is call.content_type:
+            return call
+        return Call(path=path, body=body, translation=call.translation, content_type=content_type)
 
     def facts_of(self, instance: Instance) -> Facts:
-        return self.relay.facts_of(instance)
+        """What is known of its model, and what the name that was asked for brings."""
+        facts, alias = self.relay.facts_of(instance), self.relay.alias_of(self.asked.model)
+        return facts if alias is None else msgspec.structs.replace(facts, preset=preset_of(alias))
 
     def turn(self) -> Turn:
         return Turn(request_id=self.request_id, received_ns=self._received_ns, load_ns=int(self.waited_s * 1e9))
@@ -322,15 +346,15 @@ class Exchange:
     def use_model(self, model: str) -> None:
         """The model that will answer: a place in its queue, instead of any other one.
 
-        Raises `NotAllowed`, `QueueIsFull`.
+        Raises `NotAllowed`, `NoKey`, `QueueIsFull`.
         """
         if not self._known:
-            self.relay.access.check(self.key, self.route, model, self.asked.model)
+            self.relay.access.check_model(self.key, model, self.asked.model)
         self._leave_queue()
-        if self._known:
-            self.relay.residency.end(self.model, None, time.monotonic())
+        self._leave_model(None, time.monotonic())
         self.model, self._known = model, True
-        self.relay.residency.begin(model)
+        if not self.route.passive:
+            self.relay.residency.begin(model)
         if self.asked.action == "call" and self.route.generates:
             self._holds_slot = self.relay.enter_queue(self)
             if not self._holds_slot:
@@ -361,6 +385,11 @@ class Exchange:
         """What the client sent: its beginning tells which conversation goes on."""
         return self._body
 
+    def _leave_model(self, keep_alive_s: float | None, now: float) -> None:
+        """Looking at a model is no use of it."""
+        if self._known and not self.route.passive:
+            self.relay.residency.end(self.model, keep_alive_s, now)
+
     def _leave_queue(self) -> None:
         if self._holds_slot:
             self._holds_slot = False
@@ -381,7 +410,7 @@ class Exchange:
             if head.status >= 400:
                 self._error_head = head
             else:
-                answer.take_head(head, self._own_headers(), out)
+                answer.take_head(head, self._own_headers, out)
         if self._error_head is not None:
             self._take_error(self._error_head, body, end)
             return
@@ -405,7 +434,7 @@ class Exchange:
             self._answer.take_body(body, now_ns, out)
         if end:
             self._leave_instance()
-            self._answer.take_end(self._own_headers(), now_ns, out)
+            self._answer.take_end(self._own_headers, now_ns, out)
             self._write(b"".join(out))
             self._finish("ok", None)
         elif out:
@@ -432,6 +461,10 @@ class Exchange:
                 self.answer_problem(Problem(status=502, message=text, code="upstream_lost"))
             else:
                 self._pursue(instance)
+
+    def giver_of(self, answer_id: str) -> Instance | None:
+        """The instance that answers, if that answer has this `id`."""
+        return self._instance if not self.response_complete and self._tail.names(answer_id) else None
 
     def pause(self) -> None:
         """The client does not keep up."""
@@ -541,21 +574,32 @@ class Exchange:
     def _record(self, outcome: str, status: int, error: str | None) -> None:
         """The one place where an exchange becomes complete."""
         self.response_complete = True
-        self._parts, self._headers, self._body = [], [], b""
+        self._parts.clear()
+        self._headers, self._body = (), b""
         self._leave_queue()
         now = time.monotonic()
         if self._known:
-            self.relay.residency.end(self.model, self.asked.keep_alive_s, now)
+            only_if_loaded = self.asked.keeps_what_it_loads and not self.has_loaded
+            self._leave_model(None if only_if_loaded else self.asked.keep_alive_s, now)
         if self.is_counted and self.key is not None:
-            usage = self._tail.usage()
-            self.relay.access.limiter.finish(self.key, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), now)
+            self.relay.access.limiter.finish(self.key, self._spent(outcome), now)
         self._end = (outcome, status, error, now, time.time_ns())
         self.relay.record(self)
+
+    def _spent(self, outcome: str) -> int | None:
+        """Tokens that a limit counts; `None`: llama-server worked on it, and did not come to say on how many."""
+        usage = self._tail.usage()
+        if usage.prompt_tokens is not None or usage.completion_tokens is not None:
+            return (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        refused = self._error_head is not None or (outcome == "error" and not self._first_at)
+        return 0 if refused or self._instance is None or not self.route.generates else None
 
     def event(self) -> RequestFinished:
         """The fact about this exchange, once it is complete."""
         outcome, status, error, now, at_ns = self._end
         usage = self._tail.usage()
+        if outcome == "ok" and self._answer.streams and (error := self._tail.error()) is not None:
+            outcome = "error"
         asked = getattr(self, "asked", None)
         return RequestFinished(
             request_id=self.request_id,
@@ -597,8 +641,7 @@ class Exchange:
         silent_s = now - self.heard_at
         if not self.complete:
             if self._turn and silent_s > settings.receive_timeout_s:
-                text = f"the rest of the request did not arrive within {settings.receive_timeout_s:g} s"
-                self.answer_problem(Problem(status=408, message=text, code="request_timeout"))
+                self.answer_problem(late_body(settings.receive_timeout_s))
         elif (
             self._connection is not None
             and silent_s > settings.answer_timeout_s

@@ -4,6 +4,8 @@ uvicorn keeps doing what it does well: keep-alive timers, flow control, every ot
 documented interface of uvicorn; `tests/unit/gateway/test_uvicorn_seam.py` holds it still.
 """
 
+import contextlib
+import socket
 import time
 from typing import Any, Final
 
@@ -14,15 +16,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from llamaherd_gateway.access.guard import Unacceptable
 from llamaherd_gateway.dialects.dialect import Dialect
 from llamaherd_gateway.problems import Problem
-from llamaherd_gateway.relay.exchange import Exchange
+from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.relay.exchange import Exchange, late_body
 from llamaherd_gateway.relay.heads import Header, render_headers, render_status_line
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.routes import find_route
 
 PIPELINED: Final = 8
 """Requests that may wait behind the one being answered before the connection is no longer read."""
+WATCH_S: Final = 0.1
+"""How often a connection that is not read is looked at: has its client left?"""
 OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers by which a client offers another protocol."""
+TCP_CLOSE: Final = 7
+TCP_CLOSE_WAIT: Final = 8
 LINGER_S: Final = 2.0
 """How long the rest of a refused body is read and thrown away: closing at once would reset the answer away."""
 
@@ -42,6 +49,8 @@ class RelayProtocol(HttpToolsProtocol):
         """The first stays; the second is 0 between the heads."""
         self._idle_since = 0.0
         """0 while there is something to answer."""
+        self._heard_at = 0.0
+        """When the last piece of a body came that is not an exchange's."""
         self._write_paused_at = 0.0
         self._hosts = 0
         self._host: bytes | None = None
@@ -53,12 +62,19 @@ class RelayProtocol(HttpToolsProtocol):
         """Between the head of a request that offers an upgrade and its second reading."""
         self._deaf = False
         """What comes in is no longer read as HTTP."""
+        self._watched = False
+        self._answering: Any = None
+        """uvicorn's cycle whose turn it was last."""
 
     # From the transport.
 
     def connection_lost(self, exc: Exception | None) -> None:
         waiting = [cycle for cycle, _ in self.pipeline]
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            # uvicorn tells only the request that came last.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         for cycle in (self._exchange, self.cycle, *waiting):
             if isinstance(cycle, Exchange):
                 cycle.client_gone()
@@ -98,6 +114,15 @@ class RelayProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._fed_bytes = 0
         self.data_received(head + rest)
+
+    def eof_received(self) -> None:
+        """The client will send nothing more: it is taken to have left, as closing one half is how some leave.
+
+        By default the transport would first deliver what is written, for which a client that no longer reads can be
+        waited for in vain.
+        """
+        if self._exchange is not None and not self._exchange.response_complete:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -141,7 +166,8 @@ class RelayProtocol(HttpToolsProtocol):
             return
         if self._fed_bytes > self._max_head_bytes and self._head_size() > self._max_head_bytes:
             raise Unacceptable(self._head_too_large())
-        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+        version = self.parser.get_http_version()
+        if self._hosts != 1 and (self._hosts or version != "1.0"):
             # RFC 9112, section 3.2: such a message may mean one thing here and another to a proxy in front.
             raise Unacceptable(Problem(status=400, message=f"the request has {self._hosts} Host headers, not one"))
         self._cors = self.relay.guard.judge(self._host, self._origin)
@@ -151,7 +177,6 @@ class RelayProtocol(HttpToolsProtocol):
         if route is None:
             self._start_asgi()
             return
-        version = self.parser.get_http_version()
         exchange = Exchange(
             self,
             route,
@@ -170,24 +195,43 @@ class RelayProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
             if len(self.pipeline) >= PIPELINED:
                 self.flow.pause_reading()
+                self._watch()
+
+    def _watch(self) -> None:
+        """A connection that is not read does not tell that its client has left."""
+        if not self._watched and self.flow.read_paused:
+            self._watched = True
+            self.loop.call_later(WATCH_S, self._look)
+
+    def _look(self) -> None:
+        self._watched = False
+        if self.transport.is_closing() or not self.flow.read_paused:
+            return
+        if has_left(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._watch()
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _start_asgi(self) -> None:
         url, headers = self.url, self.headers
+        self._heard_at = time.monotonic()
         super().on_message_begin()
         self.url = url
         self.scope["extensions"] = {"llamaherd.cors": {"headers": self._cors}}
         self.expect_100_continue = (b"expect", b"100-continue") in headers
         self.headers.extend(headers)
         super().on_headers_complete()
+        self._watch()
 
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
         if type(cycle) is Exchange:
             cycle.feed(body)
         else:
+            self._heard_at = time.monotonic()
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -209,6 +253,7 @@ class RelayProtocol(HttpToolsProtocol):
             self._take_turn(cycle)
         else:
             self._exchange = None
+            self._answering = cycle
             super()._start_asgi_task(cycle, app)
 
     def _take_turn(self, exchange: Exchange) -> None:
@@ -270,6 +315,10 @@ class RelayProtocol(HttpToolsProtocol):
                 else:
                     self.transport.abort()
             return
+        self._write_problem(problem)
+
+    def _write_problem(self, problem: Problem) -> None:
+        """Answer without an exchange, and close."""
         body = self._home.render_problem(problem, "")
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(render_status_line(problem.status) + head + body)
@@ -290,8 +339,23 @@ class RelayProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._exchange is not None:
             self._exchange.check(now)
+        elif self._waits_for_body and now - self._heard_at > settings.receive_timeout_s:
+            self._deaf = True
+            self._write_problem(late_body(settings.receive_timeout_s))
         elif self._idle_since and now - self._idle_since > settings.keep_alive_s:
             self.transport.close()
+
+    def giver_of(self, answer_id: str) -> Instance | None:
+        """The instance that gives this answer, if it goes to this client."""
+        return self._exchange.giver_of(answer_id) if self._exchange is not None else None
+
+    @property
+    def _waits_for_body(self) -> bool:
+        """Whether a request that is not an exchange has not arrived in whole, and that is not our doing."""
+        cycle: Any = self.cycle
+        if cycle is None or isinstance(cycle, Exchange) or self.pipeline or self.flow.read_paused:
+            return False
+        return bool(cycle.more_body and not cycle.response_started and not self._deaf)
 
     def shutdown(self) -> None:
         """Take no more requests; answer the one in flight, then close."""
@@ -305,6 +369,15 @@ class RelayProtocol(HttpToolsProtocol):
             self._exchange.stop()
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def has_left(sock: Any) -> bool:
+    """Whether the other side has closed, as far as the kernel tells (Linux: `tcp_info.tcpi_state`)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (TCP_CLOSE, TCP_CLOSE_WAIT)
+    return True
 
 
 def _origin_form(url: bytes) -> bytes:

@@ -4,12 +4,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from llamaherd_gateway.access.limits import GOSSIP_S, Refusal, problem_of_refusal
-from llamaherd_gateway.problems import Problem, problem_of
+from llamaherd_gateway.problems import Problem, UnknownModel, problem_of
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.relay.asking import ask
 from llamaherd_gateway.routing.loading import LoadFailed, StillThere
-from llamaherd_gateway.routing.table import ModelUnusable
+from llamaherd_gateway.routing.table import ModelUnusable, unknown_model_message
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.trace import traceparent
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
 TELL_S: Final = 0.5
 """How often a client that asked for it is told how the waiting goes."""
-SHARED_S: Final = 2.0
-"""How long a request waits for room that may be in another gateway's share of a limit."""
 ATTEMPTS: Final = 2
 """Fresh connections that may break before a first byte: the second is to the instance's next spawn."""
 
@@ -69,7 +69,9 @@ class Pursuit:
                     await self._find_instance(None)
                     self._settle()
                 case "unload":
-                    await self._relay.loader.unload(exchange.model)
+                    if await self._relay.unload_unused(exchange.model):
+                        # Nothing is left to be done when this request ends.
+                        exchange.asked = msgspec.structs.replace(exchange.asked, keep_alive_s=None)
                     self._settle()
         except OverLimit as error:
             refusal = Refusal(error.retry_after_s or 1.0, error.message)
@@ -83,12 +85,12 @@ class Pursuit:
             exchange.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
 
     async def _pass_limits(self) -> None:
-        """Raises `OverLimit`. What may be in another gateway's share is waited for, for a moment."""
+        """Raises `OverLimit`. What other gateways may leave is waited for, for a moment."""
         exchange, access = self._exchange, self._relay.access
         assert exchange.key is not None
-        deadline = time.monotonic() + SHARED_S
+        since = time.monotonic()
         while (refusal := access.admit(exchange.key)) is not None:
-            if not refusal.shared or time.monotonic() > deadline:
+            if time.monotonic() - since >= refusal.hold_s:
                 raise OverLimit(refusal.sentence, retry_after_s=refusal.retry_after_s)
             await asyncio.sleep(GOSSIP_S)
         exchange.is_counted = True
@@ -100,7 +102,12 @@ class Pursuit:
             since = time.monotonic()
             await relay.loader.wait_until_caught_up(exchange.asked.model)
             exchange.waited_s += time.monotonic() - since
-            exchange.use_model(relay.model_named(exchange.asked.model))
+            asked = exchange.asked.model
+            model = relay.names.resolve(asked)
+            if model is None:
+                known = relay.access.visible_names(exchange.key, tuple(relay.known))
+                raise UnknownModel(unknown_model_message(asked, known))
+            exchange.use_model(model)
 
     def _settle(self) -> None:
         exchange = self._exchange
@@ -118,6 +125,7 @@ class Pursuit:
             if not exchange.has_turn:
                 await self._wait_for_turn()
                 continue  # whoever was least busy then may not be now
+            relay.access.check_end(exchange.key)
             if exchange.route.prepare is not None:
                 asking = ask(exchange, relay.pool_of(instance))
                 exchange.asked = await exchange.route.prepare(exchange.asked, exchange.facts_of(instance), asking)
@@ -154,6 +162,7 @@ class Pursuit:
         if exchange.route.passive:
             # Looking at a model must not load it.
             raise _not_loaded(exchange.model)
+        exchange.has_loaded = True
         since = time.monotonic()
         load = asyncio.ensure_future(loader.ready(exchange.model) if lost is None else loader.replacement(lost))
         try:

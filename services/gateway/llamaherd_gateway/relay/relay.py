@@ -13,7 +13,6 @@ from llamaherd_gateway.access.gate import Access
 from llamaherd_gateway.access.guard import Guard
 from llamaherd_gateway.access.limits import GOSSIP_S
 from llamaherd_gateway.dialects.dialect import Facts
-from llamaherd_gateway.problems import UnknownModel
 from llamaherd_gateway.projection import Alias, Instance, InstanceKey
 from llamaherd_gateway.relay.exchange import Exchange
 from llamaherd_gateway.relay.packing import Backlog
@@ -22,22 +21,25 @@ from llamaherd_gateway.relay.spans import span_attributes, span_name
 from llamaherd_gateway.relay.upstream import Pool
 from llamaherd_gateway.routing.admission import Admission, QueueFull
 from llamaherd_gateway.routing.affinity import Affinity, blocks_of
+from llamaherd_gateway.routing.cards import LOADED
 from llamaherd_gateway.routing.loading import Loader
-from llamaherd_gateway.routing.names import LATEST, Names
+from llamaherd_gateway.routing.names import Names
 from llamaherd_gateway.routing.residency import Residency
-from llamaherd_gateway.routing.table import pick_instance, unknown_model_message
+from llamaherd_gateway.routing.table import pick_instance
 from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_settings
 from llamaherd_gateway.store import View
 from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import encode_event
-from llamaherd_shared.events.usage import decode_usage, encode_usage
+from llamaherd_shared.events.usage import GatewayUsage, decode_usage, encode_usage
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
 BATCH_TOKENS: Final = 8192
 """Longest text that an embedding model is started for (`supervisor.handlers.MOST_BATCH_TOKENS`)."""
 SWEEP_S: Final = 1.0
+UNLOAD_AGAIN_S: Final = 10.0
+"""An idle model whose supervisor did not take the unload is tried again after this."""
 RECORD_S: Final = 0.01
 """How long events are collected. Publishing each one at once would stand in the way of the client's next request."""
 BUS_BUSY: Final = 64
@@ -52,6 +54,9 @@ class Checked(Protocol):
 
     def check(self, now: float) -> None:
         """Called about once a second, with the monotonic time."""
+
+    def giver_of(self, answer_id: str) -> Instance | None:
+        """The instance that gives this answer, if it goes to this client."""
 
 
 class QueueIsFull(Unavailable):
@@ -97,6 +102,8 @@ class Relay:
         """Of requests that wait for a load or a slot."""
         self.names = Names((), {}, None)
         self.residency = Residency()
+        self._loaded: set[str] = set()
+        """Models in memory, or on the way to it."""
         self._affinity = Affinity()
         self._facts: dict[InstanceKey, Facts] = {}
         self._settings_of: dict[str, ModelSettings] = {}
@@ -105,13 +112,6 @@ class Relay:
         self._follow()
 
     # Which model and which instance.
-
-    def model_named(self, asked: str) -> str:
-        """The model a name means. Raises `UnknownModel`."""
-        model = self.names.resolve(asked)
-        if model is None:
-            raise UnknownModel(unknown_model_message(asked, self._view.table.known))
-        return model
 
     @property
     def known(self) -> Sequence[str]:
@@ -128,11 +128,18 @@ class Relay:
             return None
         if len(ready) == 1:
             return ready[0]
+        if exchange.asked.answer_id and (giver := self._giver_of(exchange.asked.answer_id)) in ready:
+            return giver
         blocks = blocks_of(exchange.text)
         in_flight = {key: pool.in_flight for key, pool in self._pools.items()}
         instance = pick_instance(ready, in_flight, self._affinity.find(blocks))
         self._affinity.note(blocks, instance.key)
         return instance
+
+    def _giver_of(self, answer_id: str) -> Instance | None:
+        """The instance that gives this answer through this gateway; `None`: it is none of ours, or over."""
+        found = (cast(Checked, protocol).giver_of(answer_id) for protocol in self.server_state.connections)
+        return next((instance for instance in found if instance is not None), None)
 
     def facts_of(self, instance: Instance) -> Facts:
         """What is known of the model this instance serves."""
@@ -160,10 +167,12 @@ class Relay:
     def alias_of(self, asked: str) -> Alias | None:
         """What a client's alias brings with it; `None`: this name is none, or brings nothing."""
         aliases = self._view.fleet.aliases
-        if not aliases:
+        name = self.names.spelling(asked) if aliases else None
+        alias = aliases.get(name) if name is not None and name not in self.settings.aliases else None
+        if alias is None or not (alias.system or alias.messages or alias.options):
             return None
-        alias = aliases.get(asked) or aliases.get(asked.removesuffix(LATEST))
-        return alias if alias is not None and (alias.system or alias.parameters) else None
+        # A model's own name wins over an alias of that name.
+        return alias if alias.model == self.names.resolve(asked) else None
 
     def fallback_of(self, model: str) -> str | None:
         """The model to ask when this one cannot be had."""
@@ -178,12 +187,22 @@ class Relay:
         due = {model: self.residency.until_s(model, now) for model in self._view.table.ready}
         return {model: now_ns + int((until - now) * 1e9) for model, until in due.items() if until is not None}
 
+    async def unload_unused(self, model: str) -> bool:
+        """Unload it now if nobody but the one who asks uses it. Raises `HerdError`; `False`: somebody may."""
+        if model in self._loaded:
+            if not self.residency.is_ours_alone(model, time.monotonic()):
+                return False
+            await self.loader.unload(model)
+        self.residency.forget(model)
+        return True
+
     def _unload(self, model: str) -> None:
         async def unload() -> None:
             try:
                 await self.loader.unload(model)
             except HerdError as error:
                 self.log.warning("an idle model could not be unloaded", model=model, reason=error.message)
+                self.residency.say(model, UNLOAD_AGAIN_S, time.monotonic())
 
         task = asyncio.create_task(unload())
         self._unloading.add(task)
@@ -206,9 +225,14 @@ class Relay:
     def _follow(self) -> None:
         """The herd has changed."""
         table = self._view.table
-        made = {alias.alias: alias.model for alias in self._view.fleet.aliases.values()}
+        known = set(table.known)
+        # A name that was given to a model before its file came, or that has outlived it, means nothing.
+        made = {alias.alias: alias.model for alias in self._view.fleet.aliases.values() if alias.model in known}
         self.names = Names(table.known, {**made, **self.settings.aliases}, self.settings.default_model)
         self._facts.clear()
+        instances = self._view.fleet.instances.values()
+        self._loaded = {instance.model for instance in instances if instance.state in LOADED}
+        self.residency.loaded(self._loaded)
         self._retire_pools()
         self.admission.set_capacity(
             {
@@ -273,21 +297,34 @@ class Relay:
             self._flushing = self._loop.call_later(RECORD_S, self.flush)
 
     async def gossip(self) -> None:
-        """Tell other gateways what keys have used here, and hear it from them. Runs until cancelled."""
-        limiter, subjects = self.access.limiter, self._bus.subjects
+        """Tell other gateways what keys and models are used for here, and hear it from them.
+
+        Unloads what nobody has used for as long as clients wanted it to stay. Runs until cancelled.
+        """
+        limiter, residency, subjects = self.access.limiter, self.residency, self._bus.subjects
+        gateway = self.access.gateway
 
         def hear(recorded: Recorded) -> None:
+            now = time.monotonic()
             try:
-                limiter.hear(decode_usage(recorded.data), time.monotonic())
+                usage = decode_usage(recorded.data)
             except msgspec.MsgspecError:
                 self.log.debug("a gateway of another version speaks of its usage")
+                return
+            limiter.hear(usage, now)
+            if usage.gateway != gateway:
+                residency.hear(usage.gateway, usage.models, now)
 
         watch = await self._bus.watch(subjects.usage_of_all(), hear)
         try:
             while True:
-                usage = limiter.gossip(time.monotonic())
-                if usage is not None:
-                    await self._bus.say(subjects.usage(usage.gateway), encode_usage(usage))
+                now = time.monotonic()
+                usage, uses = limiter.gossip(now), residency.tell(now)
+                if usage is not None or uses is not None:
+                    told = GatewayUsage(gateway, usage.keys if usage is not None else [], uses)
+                    await self._bus.say(subjects.usage(gateway), encode_usage(told))
+                for model in residency.take_due(now):
+                    self._unload(model)
                 await asyncio.sleep(GOSSIP_S)
         finally:
             await watch.close()
@@ -319,8 +356,6 @@ class Relay:
             now = time.monotonic()
             for protocol in list(self.server_state.connections):
                 cast(Checked, protocol).check(now)
-            for model in self.residency.take_due(now):
-                self._unload(model)
             if self._dropped:
                 self.log.warning("requests were served that the bus could not take note of", dropped=self._dropped)
                 self._dropped = 0

@@ -26,6 +26,8 @@ MAX_REQUESTS: Final = 100
 """cpp-httplib's default, used until a server has announced its own."""
 IDLE_CONNECTIONS: Final = 64
 """Kept per instance: each holds a thread of llama-server."""
+SPARE_CONNECTIONS: Final = 8
+"""Opened before they are needed, while an instance streams."""
 STARTS_REMEMBERED: Final = 64
 GONE_GRACE_S: Final = 1.0
 """How long bytes of an instance that has exited may still be under way."""
@@ -190,6 +192,7 @@ class Connection(asyncio.Protocol):
         )
         if not (reusable and self._pool.give(self)):
             self.transport.close()
+            self._pool.replenish()
 
     def eof_received(self) -> None:
         return None
@@ -214,6 +217,8 @@ class Pool:
         """Requests being answered."""
         self.connections: set[Connection] = set()
         self._idle: list[Connection] = []
+        self._dialling: set[asyncio.Task[None]] = set()
+        """Connections that nobody waits for yet."""
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
         self._starts: dict[tuple[str, str], bytes] = {}
         self._retired = False
@@ -252,6 +257,19 @@ class Pool:
         _, connection = await asyncio.wait_for(dialling, self._connect_timeout_s)
         return connection
 
+    def replenish(self) -> None:
+        """Open a connection for the next request: llama-server has closed one after a stream, as it always does."""
+        if not self._retired and len(self._idle) + len(self._dialling) < min(self.instance.slots, SPARE_CONNECTIONS):
+            task = self._loop.create_task(self._dial_spare())
+            self._dialling.add(task)
+            task.add_done_callback(self._dialling.discard)
+
+    async def _dial_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            connection = await self.dial()
+            if not self.give(connection):
+                connection.transport.close()
+
     def give(self, connection: Connection) -> bool:
         """Take a connection back; `False` when it is not wanted."""
         if self._retired or len(self._idle) >= IDLE_CONNECTIONS or connection.transport.is_closing():
@@ -272,6 +290,8 @@ class Pool:
         for connection in self._idle:
             connection.transport.close()
         self._idle.clear()
+        for task in self._dialling:
+            task.cancel()
         if gone:
             self._loop.call_later(GONE_GRACE_S, self.abort)
 

@@ -10,6 +10,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from llamaherd_gateway.problems import read_error
+
 HEAD_BYTES: Final = 4096
 TAIL_BYTES: Final = 16 * 1024
 """The chunk with the timings is under 1 KiB; native `/completion` repeats its settings, 3 KiB, before them."""
@@ -68,6 +70,17 @@ class Tail:
         if self._size > 4 * TAIL_BYTES:
             self._parts = [b"".join(self._parts)[-TAIL_BYTES:]]
             self._size = TAIL_BYTES
+
+    def names(self, answer_id: str) -> bool:
+        """Whether its beginning calls the answer so."""
+        return b'"id":%b' % msgspec.json.encode(answer_id) in self._head
+
+    def error(self) -> str | None:
+        """What went wrong in a stream, by its last event; `None`: nothing. After an error llama-server says no more."""
+        event = b"".join(self._parts)[-TAIL_BYTES:].rstrip().rpartition(b"\n\n")[2]
+        if not event.startswith((b'data: {"error":', b"event: error\n")):
+            return None
+        return read_error(500, event.partition(b"data: ")[2], "llama-server").message
 
     def usage(self) -> Usage:
         # Only the last TAIL_BYTES count, so that the result does not depend on how the bytes were split.

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -103,15 +104,18 @@ class Loader:
             await self._view.changed(left)
         return await self.ready(lost.model)
 
-    async def unload(self, model: str) -> None:
-        """Unload it wherever it is loaded. Raises `HerdError` when a supervisor refuses or does not answer."""
+    async def unload(self, model: str, *, nodes: Collection[str] | None = None) -> None:
+        """Unload it wherever it is loaded, or only on these nodes.
+
+        Raises `HerdError` when a supervisor refuses or does not answer.
+        """
         await self.wait_until_caught_up(model)
-        nodes = {
+        loaded = {
             instance.node
             for instance in self._view.fleet.instances.values()
             if instance.model == model and instance.state not in ("stopped", "failed")
         }
-        for node in sorted(nodes):
+        for node in sorted(loaded if nodes is None else loaded & set(nodes)):
             subject = self._bus.subjects.command("supervisor", "unload", node=node)
             await self._bus.request(subject, UnloadModel(model=model), Accepted)
 
@@ -161,7 +165,8 @@ class Loader:
                     _refuse_if_failed(instance, accepted)
                 if instance.sequence != seen:
                     seen, progress_at = instance.sequence, now
-            if accepted is None or (_is_idle(instance) and now - asked_at >= ASK_AGAIN_S):
+            forgotten = _is_idle(instance) and now - asked_at >= ASK_AGAIN_S
+            if accepted is None or forgotten or _was_unloaded(instance, accepted):
                 accepted = await self._ask(node, model)
                 asked_at = time.monotonic()
                 continue
@@ -200,6 +205,11 @@ class Loader:
 def _is_idle(instance: Instance | None) -> bool:
     """Nothing moves towards ready by itself."""
     return instance is None or instance.state in ("stopped", "failed", "draining", "stopping")
+
+
+def _was_unloaded(instance: Instance | None, accepted: Accepted) -> bool:
+    """Somebody had it stopped after we had asked for it."""
+    return instance is not None and instance.state == "stopped" and instance.sequence > accepted.sequence
 
 
 def _refuse_if_failed(instance: Instance, accepted: Accepted) -> None:

@@ -1,5 +1,6 @@
 """Which model a name means: its own, an alias, a pattern, or what a client's habits make of it (api-dialects, 1.6)."""
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
@@ -9,17 +10,34 @@ LATEST: Final = ":latest"
 REMEMBERED: Final = 4096
 """Names whose meaning is remembered: clients may make up millions."""
 _PATTERN: Final = frozenset("*?[")
+_NOT_IN_FILES: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
+"""What no supervisor takes in the name of a model's file."""
+_ENDINGS: Final = re.compile(r"(?:\.gguf|\.part|-\d{5}-of-\d{5})+$", re.IGNORECASE)
+_FILE_NAME_CHARACTERS: Final = 150
+
+
+def is_pattern(name: str) -> bool:
+    """Whether it would be read as one that stands for many names."""
+    return bool(_PATTERN & set(name))
+
+
+def file_name(name: str) -> str:
+    """What the file of a model is called that is to have this name: `mine:v1` -> `mine-v1`."""
+    text = _ENDINGS.sub("", _NOT_IN_FILES.sub("-", name).strip())[:_FILE_NAME_CHARACTERS]
+    return text.strip(" .-") or "model"
 
 
 class Names:
     """Names of one herd at one moment. Looking up costs one dictionary access for every name seen before."""
 
     def __init__(self, known: Iterable[str], aliases: Mapping[str, str], default: str | None) -> None:
-        self._default = default
-        self._patterns = [(name, model) for name, model in aliases.items() if _PATTERN & set(name)]
-        self._exact = {name: model for name, model in aliases.items() if not _PATTERN & set(name)}
-        self._exact |= {name: name for name in known}
-        self._folded = {name.casefold(): model for name, model in self._exact.items()}
+        exact = {name: model for name, model in aliases.items() if not is_pattern(name)}
+        exact |= {name: name for name in known}
+        # What whoever runs the herd has set may lead to a name that a client has made.
+        self._exact = {name: exact.get(model, model) for name, model in exact.items()}
+        self._patterns = [(name, exact.get(model, model)) for name, model in aliases.items() if is_pattern(name)]
+        self._default = None if default is None else exact.get(default, default)
+        self._folded = {name.casefold(): name for name in self._exact}
         self._seen: dict[str, str | None] = {}
 
     @property
@@ -40,14 +58,20 @@ class Names:
             self._seen[asked] = found
         return found
 
-    def _look_up(self, asked: str) -> str | None:
+    def spelling(self, asked: str) -> str | None:
+        """The name or alias that is meant, as it was made; `None` for what only a pattern or the default answers to."""
         for name in (asked, asked.removesuffix(LATEST), asked + LATEST):
-            if (model := self._exact.get(name)) is not None:
-                return model
+            if name in self._exact:
+                return name
         folded = asked.casefold()
         for name in (folded, folded.removesuffix(LATEST), folded + LATEST, folded.removesuffix(".gguf")):
-            if (model := self._folded.get(name)) is not None:
-                return model
+            if (found := self._folded.get(name)) is not None:
+                return found
+        return None
+
+    def _look_up(self, asked: str) -> str | None:
+        if (name := self.spelling(asked)) is not None:
+            return self._exact[name]
         for pattern, model in self._patterns:
             if fnmatchcase(asked, pattern):
                 return model

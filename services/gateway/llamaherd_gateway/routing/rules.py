@@ -46,7 +46,10 @@ def apply_rules(rules: Rules, body: bytes) -> bytes:
 
 
 def _clamp(value: Any, lowest: float | None, highest: float | None) -> Any:
-    number = msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    try:
+        number = msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    except msgspec.ValidationError:
+        return value  # 1e400 is JSON, but no number that could be compared
     if isinstance(number, bool) or not isinstance(number, int | float):
         return value
     if lowest is not None and number < lowest:

@@ -130,7 +130,7 @@ class Fetch:
             await self._fetch_all()
             self._outcome = self._finished()
         except HerdError as error:
-            self._outcome = self._failed(error.message, "failed")
+            self._outcome = self._failed(error.message, "failed", kind=error.kind)
         except Exception:
             self._at.service.log.exception("a pull failed unexpectedly", model=self.plan.model)
             self._outcome = self._failed("this is a bug in llamaherd: the log of `supervisor` has more", "failed")
@@ -363,7 +363,7 @@ class Fetch:
             ],
         )
 
-    def _failed(self, reason: str, cause: PullEnd) -> PullFailed:
+    def _failed(self, reason: str, cause: PullEnd, *, kind: str = "") -> PullFailed:
         kept = self._done | {name: part.size_bytes for name, part in self._parts.items()}
         return PullFailed(
             node=self._at.node,
@@ -373,6 +373,7 @@ class Fetch:
             reason=reason,
             cause=cause,
             done_bytes=sum(kept.values()),
+            kind=kind,
         )
 
     def _record(self, event: PullEvent) -> None:

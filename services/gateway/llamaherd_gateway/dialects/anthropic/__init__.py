@@ -36,6 +36,7 @@ PAGES: Final = (
         dialect=ANTHROPIC,
         answer=list_models,
         about="The models, in Anthropic's shape for clients that send `anthropic-version`",
+        example="/v1/models -H 'anthropic-version: 2023-06-01'",
     ),
     Page(
         method="GET",
@@ -43,7 +44,7 @@ PAGES: Final = (
         dialect=ANTHROPIC,
         answer=show_model,
         about="One model, in Anthropic's shape for clients that send `anthropic-version`",
-        example="/v1/models/cria",
+        example="/v1/models/cria -H 'anthropic-version: 2023-06-01'",
     ),
 )
 """To be answered when a request has the header `anthropic-version`: OpenAI's clients use the same paths."""

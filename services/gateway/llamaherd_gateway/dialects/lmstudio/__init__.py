@@ -25,7 +25,7 @@ ROUTES: Final = (
         read=read_chat,
         call=call_chat,
         about="LM Studio's chat: one answer, or a stream of events from `chat.start` to `chat.end`",
-        example='{"model": "cria", "input": "Who are you?", "max_output_tokens": 8}',
+        example='{"model": "cria", "input": "Who are you?", "max_output_tokens": 8, "stream": true}',
     ),
     Route(
         path="/api/v0/chat/completions",

@@ -38,7 +38,7 @@ def read_with_ttl(read: Read) -> Read:
         if b'"ttl"' in body or b'"draft_model"' in body:
             fields = _FIELDS.decode(body)
             body = msgspec.json.encode({name: fields[name] for name in fields if name not in _Own.__struct_fields__})
-        return msgspec.structs.replace(read(body, headers), keep_alive_s=own.ttl)
+        return msgspec.structs.replace(read(body, headers), keep_alive_s=own.ttl, keeps_what_it_loads=True)
 
     return read_own
 

@@ -1,5 +1,6 @@
 """Bodies of `/api/v1/models/download` and `/api/v1/models/download/status/{job_id}` (api-dialects, 6.1)."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -10,11 +11,22 @@ from llamaherd_gateway.dialects.lmstudio.fields import refuse_unknown_fields
 from llamaherd_gateway.problems import BadRequest
 
 
-class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
+class _Body(msgspec.Struct, frozen=True):
     model: Any = None
-    """`publisher/model`, or the address of a Hugging Face repository."""
+    """`publisher/model`, with or without `@quantization`, or the address of a Hugging Face repository."""
     quantization: str | None = None
+
+
+class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    repository: str
+    """`publisher/model`, whichever way it was written."""
+    quantization: str = ""
     """e.g. `Q4_K_M`"""
+
+    @property
+    def key(self) -> str:
+        """What LM Studio calls the model once it is there."""
+        return f"{self.repository}@{self.quantization.lower()}" if self.quantization else self.repository
 
 
 class Download(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,15 +42,16 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     completed_ns: int | None = None
 
 
-_DECODER: Final = msgspec.json.Decoder(DownloadRequest)
+_DECODER: Final = msgspec.json.Decoder(_Body)
+_HUB: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 
 
 def read_download(body: bytes) -> DownloadRequest:
-    """`model` is a string. Raises `BadRequest`."""
-    refuse_unknown_fields(body, DownloadRequest)
+    """Raises `BadRequest`."""
+    refuse_unknown_fields(body, _Body)
     request = decode_body(_DECODER, body)
-    model_of(request.model)
-    return request
+    name, _, quantization = _HUB.sub("", model_of(request.model).strip()).partition("@")
+    return DownloadRequest(repository=name.rstrip("/"), quantization=request.quantization or quantization)
 
 
 def render_download(download: Download) -> bytes:

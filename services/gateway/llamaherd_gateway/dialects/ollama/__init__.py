@@ -8,6 +8,7 @@ from llamaherd_gateway.dialects.ollama.answer import render_settled
 from llamaherd_gateway.dialects.ollama.catalog import OLLAMA_VERSION, PAGES, RUNNING
 from llamaherd_gateway.dialects.ollama.error import OLLAMA, OLLAMA_EMBEDDING
 from llamaherd_gateway.dialects.ollama.management import (
+    PARSING,
     PULLING_MANIFEST,
     REMOVING_UNUSED,
     SUCCESS,
@@ -17,12 +18,15 @@ from llamaherd_gateway.dialects.ollama.management import (
     Create,
     Delete,
     Pull,
+    creating,
+    no_source,
     pulling,
     read_copy,
     read_create,
     read_delete,
     read_pull,
     render_progress,
+    using,
 )
 from llamaherd_gateway.dialects.ollama.request import read_chat, read_generate
 from llamaherd_gateway.dialects.ollama.show import read_show, render_show
@@ -32,6 +36,7 @@ __all__ = [
     "OLLAMA_EMBEDDING",
     "OLLAMA_VERSION",
     "PAGES",
+    "PARSING",
     "PULLING_MANIFEST",
     "REMOVING_UNUSED",
     "ROUTES",
@@ -43,6 +48,8 @@ __all__ = [
     "Create",
     "Delete",
     "Pull",
+    "creating",
+    "no_source",
     "pulling",
     "read_copy",
     "read_create",
@@ -51,6 +58,7 @@ __all__ = [
     "read_show",
     "render_progress",
     "render_show",
+    "using",
 ]
 
 
@@ -77,7 +85,7 @@ ROUTES: Final = (
         call=backend.call,
         settle=_settle,
         about="A prompt is answered, continued (`raw`) or filled (`suffix`)",
-        example='{"model": "cria", "prompt": "Hello", "stream": false}',
+        example='{"model": "cria", "prompt": "Hello"}',
     ),
     Route(
         path="/api/embed",
@@ -87,7 +95,7 @@ ROUTES: Final = (
         call=embedding.call,
         settle=embedding.settle,
         about="Texts become vectors",
-        example='{"model": "cria", "input": []}',
+        example='{"model": "embedder", "input": ["llamas", "alpacas"]}',
     ),
     Route(
         path="/api/embeddings",
@@ -97,6 +105,6 @@ ROUTES: Final = (
         call=embedding.call,
         settle=embedding.settle,
         about="One text becomes a vector; /api/embed does more",
-        example='{"model": "cria", "prompt": ""}',
+        example='{"model": "embedder", "prompt": "llamas"}',
     ),
 )

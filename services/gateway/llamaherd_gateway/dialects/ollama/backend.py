@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llamaherd_gateway.dialects.dialect import Ask, Asked, Call, Facts, Turn
+from llamaherd_gateway.dialects.dialect import Ask, Asked, Call, Facts, Preset, Turn
 from llamaherd_gateway.dialects.ollama.answer import Answer, Prompt
 from llamaherd_gateway.dialects.ollama.media import render_media
 from llamaherd_gateway.dialects.ollama.names import quoted, split_name
@@ -25,7 +25,8 @@ async def prepare(asked: Asked, facts: Facts, ask: Ask) -> Asked:
     content = asked.content
     match content:
         case Conversation(truncate=True) if not content.render_only:
-            content = await shorten(content, template_fields(content, facts), facts.context_tokens, ask)
+            preset = facts.preset or Preset()
+            content = await shorten(content, template_fields(content, facts), facts.context_tokens, ask, preset)
         case Text(images=(first, *_)):
             content = msgspec.structs.replace(content, marker=await _find_marker(first, ask))
     return asked if content is asked.content else msgspec.structs.replace(asked, content=content)

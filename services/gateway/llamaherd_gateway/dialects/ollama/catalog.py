@@ -105,26 +105,52 @@ def _pages(path: str, answer: Callable[[PageRequest, Herd], Reply], about: str, 
     return [Page(method=method, path=path, dialect=OLLAMA, answer=answer, about=about) for method in methods]
 
 
+def _refused(method: str, path: str, status: int, text: str, *, why: str, example: str = "") -> Page:
+    return Page(
+        method=method,
+        path=path,
+        dialect=OLLAMA,
+        answer=_refusing(status, text),
+        about=f"Refused: {why}",
+        example=example,
+        example_status=status,
+    )
+
+
+_NO_ACCOUNTS: Final = "there are no accounts"
+_CLOUD: Final = "needs Ollama's cloud"
+
 PAGES: Final = (
     *_pages("/api/version", render_version, "The version of Ollama that is spoken", "GET", "HEAD"),
     *_pages("/api/tags", render_tags, "Models that can be asked for", "GET", "HEAD"),
     *_pages("/api/ps", render_ps, "Models in memory", "GET"),
     *_pages("/api/status", render_status, "Whether Ollama's cloud may be used: never", "GET"),
     *_pages("/api/experimental/model-recommendations", render_recommendations, "Always empty", "GET"),
-    *_pages("/api/push", _refusing(400, "push is not supported: this server keeps no registry"), "Refused", "POST"),
-    *_pages("/api/me", _refusing(401, "unauthorized"), "Refused: there are no accounts", "POST"),
-    *_pages("/api/signout", _refusing(401, "unauthorized"), "Refused: there are no accounts", "POST"),
-    *_pages("/api/user/keys/{key*}", _refusing(401, "unauthorized"), "Refused: there are no accounts", "DELETE"),
-    *_pages(
-        "/api/experimental/web_search",
-        _refusing(403, "ollama cloud is disabled: web search is unavailable"),
-        "Refused: needs Ollama's cloud",
+    _refused(
         "POST",
+        "/api/push",
+        400,
+        "push is not supported: this server keeps no registry",
+        why="there is no registry here",
+        example='{"model": "cria"}',
     ),
-    *_pages(
-        "/api/experimental/web_fetch",
-        _refusing(403, "ollama cloud is disabled: web fetch is unavailable"),
-        "Refused: needs Ollama's cloud",
+    _refused("POST", "/api/me", 401, "unauthorized", why=_NO_ACCOUNTS),
+    _refused("POST", "/api/signout", 401, "unauthorized", why=_NO_ACCOUNTS),
+    _refused("DELETE", "/api/user/keys/{key*}", 401, "unauthorized", why=_NO_ACCOUNTS, example="/api/user/keys/mine"),
+    _refused(
         "POST",
+        "/api/experimental/web_search",
+        403,
+        "ollama cloud is disabled: web search is unavailable",
+        why=_CLOUD,
+        example='{"query": "llamas"}',
+    ),
+    _refused(
+        "POST",
+        "/api/experimental/web_fetch",
+        403,
+        "ollama cloud is disabled: web fetch is unavailable",
+        why=_CLOUD,
+        example='{"url": "https://example.com"}',
     ),
 )

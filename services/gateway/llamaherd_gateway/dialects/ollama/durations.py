@@ -41,12 +41,13 @@ def read_keep_alive(value: Any) -> float | None:
             return None
         case bool():
             raise _refusal("Unsupported type: 'bool'")
-        case int() | float():
+        case int() | float() if value == value:
             wanted_ns = max(min(value, LONGEST_NS), -1) * 1e9  # first: a number may have more digits than a float
         case str():
             wanted_ns = _parse_duration(value)
         case _:
-            raise _refusal(f"Unsupported type: {'list' if isinstance(value, list) else 'object'!r}")
+            kind = {float: "NaN", list: "list"}.get(type(value), "object")
+            raise _refusal(f"Unsupported type: {kind!r}")
     if wanted_ns < 0 or wanted_ns > LONGEST_NS:
         return -1.0
     return int(wanted_ns) / 1e9

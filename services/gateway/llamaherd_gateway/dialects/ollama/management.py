@@ -3,11 +3,12 @@
 What is done with them is not decided here.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from llamaherd_gateway.dialects.ollama.names import INVALID, quoted, read_name
+from llamaherd_gateway.dialects.ollama.options import read_options
 from llamaherd_gateway.dialects.ollama.request import read_body
 from llamaherd_gateway.problems import BadRequest
 
@@ -15,8 +16,9 @@ PULLING_MANIFEST: Final = "pulling manifest"
 VERIFYING: Final = "verifying sha256 digest"
 WRITING_MANIFEST: Final = "writing manifest"
 REMOVING_UNUSED: Final = "removing unused layers"
+PARSING: Final = "parsing GGUF"
 SUCCESS: Final = "success"
-"""The last record of a stream that went well; statuses of a pull in their order."""
+"""The last record of a stream that went well. Statuses of a pull in their order, and `PARSING` of a creation."""
 
 _SHOWN_DIGITS: Final = 12
 
@@ -41,7 +43,8 @@ class Create(msgspec.Struct, frozen=True, kw_only=True):
     license: list[str] = []
     parameters: dict[str, Any] = {}
     """Options by their names in Ollama."""
-    messages: list[dict[str, Any]] = []
+    messages: list[dict[str, str]] = []
+    """`role` and `content`"""
     quantize: str = ""
     stream: bool = True
 
@@ -61,6 +64,11 @@ class _PullBody(msgspec.Struct):
     stream: bool | None = None
 
 
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class _CreateBody(_PullBody):
     source: str | None = msgspec.field(default=None, name="from")
     remote_host: str | None = None
@@ -70,7 +78,7 @@ class _CreateBody(_PullBody):
     template: str | None = None
     license: str | list[str] | None = None
     parameters: dict[str, Any] | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: list[_Message] | None = None
     quantize: str | None = None
     quantization: str | None = None
 
@@ -112,8 +120,8 @@ def read_create(body: bytes) -> Create:
         system=read.system or "",
         template=read.template or "",
         license=[license_] if isinstance(license_, str) else license_,
-        parameters=read.parameters or {},
-        messages=read.messages or [],
+        parameters=_read_parameters(read.parameters or {}),
+        messages=[{"role": message.role, "content": message.content} for message in read.messages or ()],
         quantize=read.quantize or read.quantization or "",
         stream=read.stream is not False,
     )
@@ -136,6 +144,11 @@ def read_delete(body: bytes) -> Delete:
     return Delete(model=_read_side("name", asked))
 
 
+def no_source(name: str) -> BadRequest:
+    """To be raised when what is to be copied is not there."""
+    return BadRequest(f"model {quoted(name)} not found", status=404, param="source", code="source_not_found")
+
+
 def render_progress(status: str, *, digest: str = "", total: int = 0, completed: int = 0) -> bytes:
     """One line of a stream; sizes in bytes, left out when 0."""
     record = {"status": status, "digest": digest, "total": total, "completed": completed}
@@ -145,6 +158,25 @@ def render_progress(status: str, *, digest: str = "", total: int = 0, completed:
 def pulling(digest: str) -> str:
     """The status while a file comes."""
     return f"pulling {digest.removeprefix('sha256:')[:_SHOWN_DIGITS]}"
+
+
+def using(digest: str) -> str:
+    """The status when the content is here already."""
+    return f"using existing layer sha256:{digest}"
+
+
+def creating(digest: str) -> str:
+    """The status while a file that was sent is put in its place."""
+    return f"creating new layer sha256:{digest}"
+
+
+def _read_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """As they were given, once they were found good. Raises `BadRequest`."""
+    parameters = {name: value for name, value in given.items() if value is not None}
+    if isinstance(stop := parameters.get("stop"), str):
+        parameters["stop"] = [stop]
+    read_options(parameters)
+    return parameters
 
 
 def _read_side(side: str, name: str) -> str:

@@ -25,6 +25,9 @@ _UNKNOWN_CONTEXT_TOKENS: Final = 4096
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the model samples by, with Ollama's defaults."""
 
+    said: frozenset[str] = frozenset()
+    """Names of those that were given: an alias's do not replace them."""
+
     num_keep: int = 4
     seed: int = -1
     num_predict: int = -1
@@ -43,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     mirostat_eta: float | None = None
 
 
-_KNOWN: Final = frozenset(Options.__struct_fields__)
+_KNOWN: Final = frozenset(Options.__struct_fields__) - {"said"}
 _INTEGERS: Final = frozenset(("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat"))
 _NUMBERS: Final = _KNOWN - _INTEGERS - {"stop"}
 _LOAD_INTEGERS: Final = frozenset(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"))
@@ -65,11 +68,14 @@ def read_options(given: dict[str, Any] | None) -> Options:
             raise _refusal(name, "of type boolean")
         if name in _KNOWN:
             read[name] = value
-    return Options(**read)
+    return Options(said=frozenset(read), **read)
 
 
 def render_sampling(options: Options, facts: Facts) -> dict[str, Any]:
     """Fields of a llama-server request."""
+    if facts.preset is not None and facts.preset.options:
+        given = read_options(facts.preset.options)
+        options = msgspec.structs.replace(options, **{name: getattr(given, name) for name in given.said - options.said})
     context_tokens = facts.context_tokens
     sampling: dict[str, Any] = {
         "n_predict": _limit_tokens(options.num_predict, context_tokens),

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llamaherd_gateway.dialects.dialect import Card, Description
+from llamaherd_gateway.dialects.dialect import Card, Description, Preset
 from llamaherd_gateway.dialects.ollama.details import render_capabilities, render_details
 from llamaherd_gateway.dialects.ollama.durations import render_time
 from llamaherd_gateway.dialects.ollama.names import quoted, read_name, split_name
@@ -45,23 +45,24 @@ def render_show(
     verbose: bool = False,
     asked: str = "",
     user_agent: str = "",
-    system: str = "",
-    parameters: Mapping[str, Any] | None = None,
+    preset: Preset | None = None,
 ) -> bytes:
-    """`asked`: the name as the client typed it. `system`, `parameters`: what an alias adds to its model."""
+    """`asked`: the name as the client typed it. `preset`: what an alias adds to its model."""
+    preset = preset or Preset()
     template = _mark_insert(card, description.chat_template)
     info = _render_info(card, description.metadata, verbose=verbose)
     if user_agent.startswith(_COPILOT):
         info["general.basename"] = asked or card.name
     shown: dict[str, Any] = {
-        "modelfile": _render_modelfile(card, template, system, parameters or {}),
+        "modelfile": _render_modelfile(card, template, preset),
         "parameters": "\n".join(
             f"{name:<{_PARAMETER_COLUMNS}} {_render_value(each)}"
-            for name, value in (parameters or {}).items()
+            for name, value in preset.options.items()
             for each in (value if isinstance(value, list | tuple) else [value])
         ),
         "template": template,
-        "system": system,
+        "system": preset.system,
+        "messages": preset.messages,
         "license": description.metadata.get("general.license"),
         "details": render_details(card),
         "model_info": info,
@@ -93,15 +94,16 @@ def _mark_insert(card: Card, template: str) -> str:
     return template + "{#- .Suffix #}"
 
 
-def _render_modelfile(card: Card, template: str, system: str, parameters: Mapping[str, Any]) -> str:
+def _render_modelfile(card: Card, template: str, preset: Preset) -> str:
     lines = [f"FROM {split_name(card.model).display}"]
     if template:
         lines.append(f'TEMPLATE """{template}"""')
-    if system:
-        lines.append(f'SYSTEM """{system}"""')
-    for name, value in parameters.items():
+    if preset.system:
+        lines.append(f'SYSTEM """{preset.system}"""')
+    for name, value in preset.options.items():
         for each in value if isinstance(value, list | tuple) else [value]:
             lines.append(f"PARAMETER {name} {_render_value(each)}")
+    lines += [f'MESSAGE {message["role"]} """{message["content"]}"""' for message in preset.messages]
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llamaherd_gateway.dialects.dialect import Ask
+from llamaherd_gateway.dialects.dialect import Ask, Preset
 from llamaherd_gateway.dialects.ollama.messages import text_of
 from llamaherd_gateway.dialects.ollama.request import Conversation
 
@@ -16,15 +16,16 @@ _MESSAGE_TOKENS: Final = 16
 
 
 async def shorten(
-    conversation: Conversation, template_fields: dict[str, Any], context_tokens: int, ask: Ask
+    conversation: Conversation, template_fields: dict[str, Any], context_tokens: int, ask: Ask, preset: Preset
 ) -> Conversation:
     """The newest messages that fit, and every system message. Asks nothing when all fit in any case.
 
-    A conversation is cut before a message of the user, so that no tool result loses its call. The last message stays,
-    fitting or not: llama-server then says how much too long it is.
+    How an alias begins every chat is measured with them, and added later. A conversation is cut before a message of
+    the user, so that no tool result loses its call. The last message stays, fitting or not: llama-server then says how
+    much too long it is.
     """
     messages = conversation.messages
-    if not context_tokens or _most_tokens(messages, conversation.tools) < context_tokens:
+    if not context_tokens or _most_tokens(preset.begin(messages), conversation.tools) < context_tokens:
         return conversation
     users = [at for at, message in enumerate(messages) if at and message["role"] == "user"]
     cuts = sorted({0, *users, len(messages) - 1})
@@ -32,7 +33,7 @@ async def shorten(
     low, high = 0, len(cuts) - 1
     while low < high:
         middle = (low + high) // 2
-        if await _count(_cut(messages, cuts[middle]), template_fields, ask) < context_tokens:
+        if await _count(preset.begin(_cut(messages, cuts[middle])), template_fields, ask) < context_tokens:
             high = middle
         else:
             low = middle + 1

@@ -49,6 +49,7 @@ class Wants(msgspec.Struct, frozen=True):
 
 _DECODER: Final = msgspec.json.Decoder(_Chat)
 _MESSAGES: Final = msgspec.json.Decoder(_Messages)
+_ANYTHING: Final = msgspec.json.Decoder(Any)
 
 
 def read_chat(body: bytes, headers: Sequence[Header] = ()) -> Asked:
@@ -94,11 +95,11 @@ def _mend(body: bytes, read: _Chat) -> bytes:
     if read.top_logprobs == 0:
         changes["top_logprobs"] = 1  # with 0 llama-server tells no probabilities at all
     if isinstance(read.tool_choice, dict):
-        tools = msgspec.json.decode(read.tools) if memoryview(read.tools) else None
+        tools = decode_body(_ANYTHING, bytes(read.tools)) if memoryview(read.tools) else None
         changes["tools"], changes["tool_choice"] = choose_tools(tools, read.tool_choice)
     elif read.functions is not None:
         changes |= tools_of_functions(read.functions, read.function_call)
-        changes["messages"] = messages_of_functions(_MESSAGES.decode(body).messages)
+        changes["messages"] = messages_of_functions(decode_body(_MESSAGES, body).messages)
     elif read.function_call is not None:
         text = "`function_call` needs `functions`; newer clients send `tools` and `tool_choice`"
         raise BadRequest(text, param="function_call", code="invalid_value")

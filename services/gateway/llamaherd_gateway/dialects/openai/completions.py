@@ -40,6 +40,7 @@ class _Completion(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Completion)
+_ANYTHING: Final = msgspec.json.Decoder(Any)
 
 
 def read_completion(body: bytes, headers: Sequence[Header] = ()) -> Asked:
@@ -86,7 +87,7 @@ def _prompts_of(raw: msgspec.Raw) -> list[Any]:
     first = bytes(memoryview(raw)[:1])
     if first == b'"':
         return [raw]
-    prompt = msgspec.json.decode(raw) if first else None
+    prompt = decode_body(_ANYTHING, bytes(raw)) if first else None
     if not prompt:
         raise BadRequest("`prompt` must be a text, tokens, or a list of those, and not empty", param="prompt")
     if isinstance(prompt, list) and not any(isinstance(part, int) for part in prompt):
@@ -133,7 +134,7 @@ def _echo(prompts: list[Any]) -> Echo:
 
 
 def _text(prompt: Any) -> str | None:
-    value = msgspec.json.decode(prompt) if isinstance(prompt, msgspec.Raw) else prompt
+    value = decode_body(_ANYTHING, bytes(prompt)) if isinstance(prompt, msgspec.Raw) else prompt
     return value if isinstance(value, str) else None
 
 

@@ -117,6 +117,6 @@ ROUTES: Final = (
         read=read_embeddings,
         call=call_embeddings,
         about="Texts as vectors; `dimensions` shortens them",
-        example='{"model": "cria", "input": "llamas"}',
+        example='{"model": "embedder", "input": "llamas"}',
     ),
 )

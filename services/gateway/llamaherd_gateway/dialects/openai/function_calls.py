@@ -47,6 +47,13 @@ class FunctionCalls:
         return render_event(self._change(content, "delta"))
 
     def _change(self, answer: dict[str, Any], part: str) -> dict[str, Any]:
+        """Raises `ValueError`."""
+        try:
+            return self._changed(answer, part)
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError("its choices are not what choices are") from error
+
+    def _changed(self, answer: dict[str, Any], part: str) -> dict[str, Any]:
         answer["model"] = self._model
         for choice in answer.get("choices", ()):
             said = choice.get(part) or {}

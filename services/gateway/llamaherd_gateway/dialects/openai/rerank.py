@@ -12,7 +12,7 @@ ROUTES: Final = tuple(
         dialect=OPENAI,
         read=read_model,
         about="Documents sorted by how well they answer a query",
-        example='{"model": "cria", "query": "llamas", "documents": ["a herd of llamas", "Paris"]}',
+        example='{"model": "reranker", "query": "llamas", "documents": ["a herd of llamas", "Paris"]}',
     )
     for path in ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 )

@@ -33,8 +33,20 @@ class _Said(msgspec.Struct):
     tool_calls: list[_ToolCall] = []
 
 
+class _Likely(msgspec.Struct):
+    """A token, without llama-server's number for it."""
+
+    token: Any = None
+    logprob: Any = None
+    bytes: Any = None
+
+
+class _Logprob(_Likely):
+    top_logprobs: list[_Likely] | None = None
+
+
 class _Logprobs(msgspec.Struct):
-    content: list[dict[str, Any]] | None = None
+    content: list[_Logprob] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -223,11 +235,9 @@ class Response:
             "usage": _usage(self._usage or _Usage()),
         }
 
-    def _logprob(self, token: dict[str, Any]) -> dict[str, Any]:
-        """Without llama-server's token numbers."""
-        told = {name: token.get(name) for name in ("token", "logprob", "bytes")}
-        tops = (token.get("top_logprobs") or [])[: self._frame["top_logprobs"]]
-        return {**told, "top_logprobs": [{name: top.get(name) for name in told} for top in tops]}
+    def _logprob(self, token: _Logprob) -> dict[str, Any]:
+        tops = (token.top_logprobs or [])[: self._frame["top_logprobs"]]
+        return {**_told(token), "top_logprobs": [_told(top) for top in tops]}
 
     def _place(self, item: Item) -> dict[str, Any]:
         return {"item_id": item.id, "output_index": len(self._items) - 1}
@@ -235,6 +245,10 @@ class Response:
     def _tell(self, out: list[bytes], event: str, /, **fields: Any) -> None:
         out.append(render_event({"type": event, "sequence_number": self._number, **fields}, event))
         self._number += 1
+
+
+def _told(token: _Likely) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": token.bytes}
 
 
 def _usage(usage: _Usage) -> dict[str, Any]:

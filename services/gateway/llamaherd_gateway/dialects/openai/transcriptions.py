@@ -86,5 +86,7 @@ ROUTES: Final = (
         read=read_transcription,
         call=call_transcription,
         about="A sound as text, by a model that hears; `response_format` is `json` or `text`",
+        example="-F model=listener -F file=@speech.wav",
+        example_status=400,
     ),
 )
