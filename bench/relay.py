@@ -3,7 +3,7 @@
 
 One run, one table. `short` is `POST /tokenize` (0.04 ms of work upstream), so that the hop shows; `stream` is a
 32-token chat stream; `chat` is a plain answer of one token. `first event` is measured with one connection, hop after
-hop, on streams of four tokens.
+hop, on streams of four tokens, by a client that keeps its connection where the server does.
 The gateway is the real process with its nats-server: it asks for an API key, routes, queues and records one event per
 request. nginx, wrk and LiteLLM's proxy are used where they are installed; without wrk a slower client of our own
 sends the short requests, the ratios hold.
@@ -53,6 +53,7 @@ CONTEXT_TOKENS = 256
 TOKENS = 32
 STREAM_CONNECTIONS = 8
 FIRST_TURNS = 5
+PAUSE_S = 0.005
 LITELLM_KEY = "sk-5f0c8e21b7d94a6fa3e1c09d4b72"
 """Its proxy refuses to start without one; only this run's loopback sees it."""
 DIRECT, GATEWAY = "llama-server direct", "llamaherd gateway"
@@ -257,17 +258,31 @@ def _request(path: str, key: str, body: bytes) -> bytes:
 
 
 async def measure_streams(
-    hop: Hop, seconds: float, body: bytes, result: Streams, connections: int = STREAM_CONNECTIONS
+    hop: Hop,
+    seconds: float,
+    body: bytes,
+    result: Streams,
+    connections: int = STREAM_CONNECTIONS,
+    *,
+    keeps: bool = False,
 ) -> None:
-    """Streams until time is up. Failed: not 200, cut short, or without `[DONE]`."""
+    """Streams until time is up. Failed: not 200, cut short, or without `[DONE]`.
+
+    Each on a connection of its own: whether a client may reuse it is not the question here. With `keeps` a client does
+    as SDKs do: it pauses for a moment, and dials anew, within the time that counts, where the server has closed.
+    """
     request = _request("/v1/chat/completions", hop.key, body)
     deadline = time.monotonic() + seconds
 
     async def work() -> None:
+        link: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while time.monotonic() < deadline:
-            # A connection each: whether a client may reuse its own is not the question here.
-            reader, writer = await asyncio.open_connection("127.0.0.1", hop.port)
             began = time.perf_counter()
+            if link is None or link[0].at_eof():
+                link = await asyncio.open_connection("127.0.0.1", hop.port)
+                if not keeps:
+                    began = time.perf_counter()
+            reader, writer = link
             writer.write(request)
             result.sent += 1
             try:
@@ -277,7 +292,13 @@ async def measure_streams(
             if why:
                 result.failed += 1
                 result.why[why] += 1
-            writer.close()
+            if why or not keeps:
+                writer.close()
+                link = None
+            else:
+                await asyncio.sleep(PAUSE_S)
+        if link is not None:
+            link[1].close()
 
     await asyncio.gather(*(work() for _ in range(connections)))
 
@@ -393,7 +414,9 @@ def run(arguments: argparse.Namespace) -> None:
             # In small turns, so that what else the machine does falls on all of them alike.
             for _ in range(FIRST_TURNS):
                 for hop in hops:
-                    uvloop.run(measure_streams(hop, arguments.seconds / 10, first_body, firsts[hop.name], 1))
+                    uvloop.run(
+                        measure_streams(hop, arguments.seconds / 10, first_body, firsts[hop.name], 1, keeps=True)
+                    )
 
         sent = sum(seen.sent for (name, _), runs in shorts.items() if name == GATEWAY for seen in runs)
         sent += streams[GATEWAY].sent + firsts[GATEWAY].sent + sum(seen.sent for seen in chats[GATEWAY])
