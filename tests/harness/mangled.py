@@ -135,15 +135,27 @@ RICH: Final[Mapping[str, Sequence[dict[str, Any]]]] = {
     ],
     "/api/v0/chat/completions": [{"messages": [{"role": "user", "content": "a"}], "ttl": 30, "draft_model": "d"}],
     "/infill": [{"input_prefix": "a", "input_suffix": "b", "input_extra": [{"text": "a", "filename": "f"}]}],
-    "/api/create": [{"from": MODEL, "system": "s", "parameters": {"stop": ["a"], "num_predict": 4}, "stream": False}],
+}
+"""Bodies with a bit of everything in them, by path; the model is put to them."""
+MANAGING: Final[Mapping[str, Sequence[dict[str, Any]]]] = {
+    "/api/show": [{"model": MODEL, "verbose": True}, {"name": MODEL}],
+    "/api/create": [
+        {
+            "model": "made",
+            "from": MODEL,
+            "system": "s",
+            "parameters": {"stop": ["a"], "num_predict": 4},
+            "stream": False,
+        }
+    ],
     "/api/copy": [{"source": MODEL, "destination": "another"}],
     "/api/delete": [{"model": "none"}],
     "/api/pull": [{"model": "hf.co/owner/name:Q4_K_M", "stream": False}],
-    "/api/v1/models/load": [{"context_length": 512, "echo_load_config": True}],
+    "/api/v1/models/load": [{"model": MODEL, "context_length": 512, "echo_load_config": True}],
     "/api/v1/models/unload": [{"instance_id": "none"}],
     "/api/v1/models/download": [{"model": "owner/name", "quantization": "Q4_K_M"}],
 }
-"""Bodies with a bit of everything in them, by path."""
+"""The same, whole, for routes that change the herd."""
 
 
 def deep(depth: int, *, objects: bool) -> Any:
@@ -156,27 +168,27 @@ def deep(depth: int, *, objects: bool) -> Any:
 
 ODD: Final[Sequence[Any]] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, -(2**63), 0.5, -1.5, 1e300, -0.0,
-    "", "\0", "\u202e", "\u2028", "\U0001f600", "a" * 5000, "null", "data:", PIXEL, "http://x/y.png", "file:///etc/passwd",
-    "../..", "m:latest", "1h", "-1", "999999999999h", "NaN", "user", "system", "tool", "auto", "none", "json_object",
-    [], {}, [None], [[]], [{}], {"": None}, {"a": 1}, {"type": "text"}, [{"type": "x"}], {"role": "user"}, ["a", 1, None],
-    [{"role": "user", "content": None}], deep(50, objects=True), deep(300, objects=False),
+    "", "\0", "\u202e", "\u2028", "\U0001f600", "a" * 5000, "null", "data:", PIXEL, "http://x/y.png",
+    "file:///etc/passwd", "../..", "m:latest", "1h", "-1", "999999999999h", "NaN", "user", "system", "tool",
+    "auto", "none", "json_object", [], {}, [None], [[]], [{}], {"": None}, {"a": 1}, {"type": "text"}, [{"type": "x"}],
+    {"role": "user"}, ["a", 1, None], [{"role": "user", "content": None}], deep(50, objects=True),
+    deep(300, objects=False),
 )  # fmt: skip
 """Values that some field will not expect."""
 NAMES: Final = (
-    "stream", "model", "messages", "prompt", "input", "options", "tools", "tool_choice", "think", "format", "keep_alive",
-    "n", "stop", "ttl", "functions", "logprobs", "dimensions", "system", "max_tokens", "", "\0",
+    "stream", "model", "messages", "prompt", "input", "options", "tools", "tool_choice", "think", "format",
+    "keep_alive", "n", "stop", "ttl", "functions", "logprobs", "dimensions", "system", "max_tokens", "", "\0",
 )  # fmt: skip
 
 
 def seeds_of(path: str) -> list[dict[str, Any]]:
     """Valid bodies for a route."""
+    if path in MANAGING:
+        return list(MANAGING[path])
     route = next((route for route in ROUTES if route.path == path), None)
     example = [json.loads(route.example)] if route is not None and route.example.startswith("{") else []
     found = [*example, *RICH.get(path, ()), *RICH.get(f"/v1{path}", ())] or [{}]
-    return [
-        body if path.startswith("/api/") and "model" in body and not example else {**body, "model": MODEL}
-        for body in found
-    ]
+    return [{**body, "model": MODEL} for body in found]
 
 
 def places_in(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

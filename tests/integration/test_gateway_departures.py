@@ -1,10 +1,12 @@
 """Clients that leave at any moment, by any route: the slot is free at once, and the request recorded as cancelled."""
 
 import asyncio
+import itertools
 import json
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
@@ -59,6 +61,8 @@ class World:
     def __init__(self, runner: asyncio.Runner, gateway: GatewayProcess, herd: Herd) -> None:
         self._runner, self.gateway, self.herd = runner, gateway, herd
         self._connections: list[asyncio.StreamWriter] = []
+        self._left: Counter[str] = Counter()
+        """Clients that left a model's answer."""
 
     def run(self, scenario: Coroutine[Any, Any, None]) -> None:
         self._runner.run(self._run(scenario))
@@ -98,9 +102,15 @@ class World:
             last, said = said, (await self.herd.state(model))["said"]
             await asyncio.sleep(0.2)
 
-    async def until_freed(self, model: str, left_s: float, *, cancelled: int) -> None:
-        """The generation was stopped within `FREED_S` of `left_s`."""
-        state = await self.until(model, cancelled=cancelled, active=0)
+    async def add_model(self, model: str, **switches: Any) -> None:
+        """One that can do everything, unless it is there."""
+        if model not in self.herd.processes:
+            await self.herd.add_ready_model(model, capabilities=EVERYTHING, **switches)
+
+    async def until_freed(self, model: str, left_s: float) -> None:
+        """One more generation was stopped, within `FREED_S` of `left_s`."""
+        self._left[model] += 1
+        state = await self.until(model, cancelled=self._left[model], active=0)
         print(f"slot of {model} free after {(state['freed_s'] - left_s) * 1e3:.1f} ms")
         assert state["freed_s"] - left_s < FREED_S
 
@@ -159,23 +169,18 @@ def test_a_client_gone_before_the_first_byte_frees_the_slot_whatever_the_route(w
     one route only; paddler's five tests of half-closed sockets."""
 
     async def scenario() -> None:
-        model = "before" + path.replace("/", "-")
-        await world.herd.add_ready_model(model, capabilities=EVERYTHING, delay_first_token_s=30)
-        left = 0
-        for leave in WAYS.values():
-            for stream in (False, True):
-                _, writer = await world.ask(path, model, stream=stream)
-                await world.until(model, active=1)
-                at_s = time.monotonic()
-                await leave(writer)
-                left += 1
-                await world.until_freed(model, at_s, cancelled=left)
+        model = "before-the-first-byte"
+        await world.add_model(model, delay_first_token_s=30)
+        for stream, leave in itertools.product((False, True), WAYS.values()):
+            _, writer = await world.ask(path, model, stream=stream)
+            await world.until(model, active=1)
+            at_s = time.monotonic()
+            await leave(writer)
+            await world.until_freed(model, at_s)
 
-        events = await world.herd.finished(left, model=model)
+        events = await world.herd.finished(6, model=model, route=path)
         assert {(event.outcome, event.status) for event in events} == {("cancelled", 499)}
-        assert sum(event.streamed for event in events) in (0, left // 2)
-        assert {event.route for event in events} == {path}
-        await world.herd.kill(model)
+        assert sum(event.streamed for event in events) in (0, 3)
 
     world.run(scenario())
 
@@ -185,19 +190,18 @@ def test_a_client_gone_in_the_middle_of_a_stream_frees_the_slot_whatever_the_rou
     """T19, T22, T23: llama-swap, llama.cpp's router and LiteLLM let the model go on for a client that had left."""
 
     async def scenario() -> None:
-        model = "middle" + path.replace("/", "-")
-        await world.herd.add_ready_model(model, capabilities=EVERYTHING, tokens=10_000, delay_token_s=0.02)
-        for left, leave in enumerate(WAYS.values(), start=1):
+        model = "in-the-middle"
+        await world.add_model(model, tokens=10_000, delay_token_s=0.02)
+        for leave in WAYS.values():
             reader, writer = await world.ask(path, model, stream=True)
             head = (await asyncio.wait_for(reader.readuntil(b"tok2"), 5)).partition(b"\r\n\r\n")[0].lower()
             assert b"x-accel-buffering: no" in head, head
             at_s = time.monotonic()
             await leave(writer)
-            await world.until_freed(model, at_s, cancelled=left)
+            await world.until_freed(model, at_s)
 
-        events = await world.herd.finished(len(WAYS), model=model)
+        events = await world.herd.finished(3, model=model, route=path)
         assert {(event.outcome, event.status, event.streamed) for event in events} == {("cancelled", 200, True)}
-        await world.herd.kill(model)
 
     world.run(scenario())
 
@@ -270,7 +274,7 @@ def test_a_client_gone_with_requests_in_its_pipeline_has_none_of_them_answered(
 
         at_s = time.monotonic()
         writer.close()
-        await world.until_freed(model, at_s, cancelled=1)
+        await world.until_freed(model, at_s)
         # What it wanted besides was not even read: not how many do so, nor for which model.
         (event,) = await world.herd.finished(1, model=model)
         assert event.outcome == "cancelled"
@@ -293,7 +297,7 @@ def test_a_client_that_stopped_reading_and_half_closes_frees_the_slot(world: Wor
 
         at_s = time.monotonic()
         writer.write_eof()
-        await world.until_freed(model, at_s, cancelled=1)
+        await world.until_freed(model, at_s)
         (event,) = await world.herd.finished(1, model=model)
         assert event.outcome == "cancelled"
 

@@ -59,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     nats = NatsServer(tmp_path_factory.mktemp("nats")).start()
     node = Node(tmp_path_factory.mktemp("node"), nats, name="here.lan")
     (node.folder / "secret").write_bytes(SECRET)
-    gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), nats.url, load_timeout_s=1.5, ask_timeout_s=3)
+    gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), nats.url, load_timeout_s=1, ask_timeout_s=3)
 
     async def start() -> None:
         async with herd_of(node) as herd:
@@ -141,7 +141,7 @@ def test_an_unload_waits_for_what_is_being_generated(world: World, model: str, h
     """T3: swaps of llama.cpp's router and LM Studio's unload killed the model in the middle of an answer."""
 
     async def scenario(herd: Herd, client: httpx.AsyncClient) -> None:
-        await world.add_model(herd, client, model, tokens=40, delay_token_s=0.03)
+        await world.add_model(herd, client, model, tokens=25, delay_token_s=0.02)
         async with streaming(client, model) as lines:
             if how == "a person":
                 await herd.unload()
@@ -154,7 +154,7 @@ def test_an_unload_waits_for_what_is_being_generated(world: World, model: str, h
             rest = [line async for line in lines if line]
 
         assert rest[-1] == "data: [DONE]"
-        assert len([line for line in rest if '"content"' in line]) == 39
+        assert len([line for line in rest if '"content"' in line]) == 24
         await herd.state(State.STOPPED)
         exited = herd.history()[-1]
         assert getattr(exited, "signal", None) is None, exited
@@ -184,7 +184,7 @@ def test_a_load_slower_than_the_gateways_patience_serves_whoever_comes_back(worl
     """T12: a load that took longer than llama-swap's health time-out left the model failed for ever."""
 
     async def scenario(herd: Herd, client: httpx.AsyncClient) -> None:
-        await world.add_model(herd, client, model, slow_load_s=3.2)
+        await world.add_model(herd, client, model, slow_load_s=2.2)
         late = await ask(client, model)
         assert late.status_code == 503
         assert "no progress" in late.json()["error"]["message"]
@@ -291,7 +291,7 @@ def test_looking_keeps_no_model_awake(world: World, model: str) -> None:
 
     async def scenario(herd: Herd, client: httpx.AsyncClient) -> None:
         await world.add_model(herd, client, model)
-        kept = await client.post("/api/chat", json=chat(model, stream=False, keep_alive="1s"))
+        kept = await client.post("/api/chat", json=chat(model, stream=False, keep_alive="0.5s"))
         assert kept.status_code == 200, kept.text
         since = asyncio.get_running_loop().time()
         while herd.instance().state is State.READY:
@@ -310,14 +310,14 @@ def test_a_ttl_counts_only_for_the_request_that_loads_the_model(world: World, mo
     async def scenario(herd: Herd, client: httpx.AsyncClient) -> None:
         await world.add_model(herd, client, model)
         first = await client.post("/api/v0/chat/completions", json=chat(model, ttl=3600))
-        second = await client.post("/api/v0/chat/completions", json=chat(model, ttl=1))
+        second = await client.post("/api/v0/chat/completions", json=chat(model, ttl=0))
         assert (first.status_code, second.status_code) == (200, 200)
         with pytest.raises(AssertionError):
-            await until(lambda: "draining" in herd.kinds(), within_s=2.5)
+            await until(lambda: "draining" in herd.kinds(), within_s=1.5)
 
         await herd.unload()
         await herd.state(State.STOPPED)
-        third = await client.post("/api/v0/chat/completions", json=chat(model, ttl=1))
+        third = await client.post("/api/v0/chat/completions", json=chat(model, ttl=0))
         assert third.status_code == 200
         await herd.state(State.STOPPED, within_s=6)
         assert herd.kinds()[-1] == "exited"

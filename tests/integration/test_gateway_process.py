@@ -290,9 +290,7 @@ def test_a_port_in_use_is_one_sentence(nats: NatsServer, tmp_path: Path) -> None
     assert "Traceback" not in log
 
 
-def test_each_port_answers_strangers_in_its_own_dialect(
-    nats: NatsServer, start: Callable[..., GatewayProcess]
-) -> None:
+def test_each_port_answers_strangers_in_its_own_dialect(nats: NatsServer, start: Callable[..., GatewayProcess]) -> None:
     ollama, lmstudio = free_port(), free_port()
     gateway = start(ollama_port=ollama, lmstudio_port=lmstudio)
 

@@ -128,6 +128,8 @@ def test_a_full_queue_and_a_long_wait_are_refused_with_a_time_to_come_back(run: 
 
 
 def test_a_client_that_leaves_the_queue_makes_room_and_generates_nothing(run: Any, model: str) -> None:
+    """T20 (peers.md): before the first token, nothing listened for the client."""
+
     async def scenario(herd: Herd, gateway: GatewayProcess) -> None:
         await herd.add_ready_model(model, slots=1, tokens=1, delay_first_token_s=0.5)
         async with client_of(gateway) as client:

@@ -204,6 +204,8 @@ def test_a_server_that_closes_kept_connections_early_fails_no_request(
 
 @pytest.mark.parametrize("when", ["before the first token", "in the middle"])
 def test_a_client_that_leaves_stops_the_generation(gateway: GatewayProcess, run: Any, model: str, when: str) -> None:
+    """T19, T20 (peers.md); for every route in test_gateway_departures.py."""
+
     async def scenario(herd: Herd) -> None:
         first = 30.0 if when == "before the first token" else 0.0
         await herd.add_ready_model(model, tokens=500, delay_first_token_s=first, delay_token_s=0.05)
@@ -255,6 +257,8 @@ def test_a_model_that_is_not_loaded_is_loaded_while_the_request_waits(
 def test_a_client_that_leaves_during_a_load_is_recorded_and_the_load_goes_on(
     gateway: GatewayProcess, run: Any, model: str
 ) -> None:
+    """T20 (peers.md): before the first token, Starlette listens for nobody's leaving."""
+
     async def scenario(herd: Herd) -> None:
         await herd.add_model(model, slow_load_s=0.5)
         _, writer = await connect(gateway)
@@ -265,6 +269,28 @@ def test_a_client_that_leaves_during_a_load_is_recorded_and_the_load_goes_on(
         assert (event.outcome, event.status) == ("cancelled", 499)
         async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
             assert (await client.post("/v1/chat/completions", json=chat(model))).status_code == 200
+
+    run(scenario)
+
+
+def test_an_instance_gone_before_the_request_that_loaded_it_came_to_it_is_loaded_again(
+    gateway: GatewayProcess, run: Any, model: str
+) -> None:
+    """T4: llama.cpp's router evicted a model between its load and the request that had caused it: a 500."""
+
+    async def scenario(herd: Herd) -> None:
+        async def load(name: str) -> None:
+            await herd.start(name)
+            if len(herd.loads) <= 2:
+                await herd.kill(name)
+                await herd.say_exited(name, cause="unload", signal=None, exit_code=0)
+
+        await herd.add_model(model)
+        herd.on_load = load
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            answer = await client.post("/v1/chat/completions", json=chat(model))
+        assert answer.status_code == 200, answer.text
+        assert herd.loads == [model] * 3
 
     run(scenario)
 
@@ -556,8 +582,12 @@ def test_chunked_bodies_and_http_1_0_are_served(gateway: GatewayProcess, run: An
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("path", "ending"),
+    [("/v1/chat/completions", b"[DONE]"), ("/v1/messages", b"message_stop"), ("/api/chat", b'"done":true')],
+)
 def test_a_reader_that_stopped_holds_the_upstream_back_and_no_memory(
-    gateway: GatewayProcess, run: Any, model: str
+    gateway: GatewayProcess, run: Any, model: str, path: str, ending: bytes
 ) -> None:
     async def scenario(herd: Herd) -> None:
         await herd.add_ready_model(model, tokens=160, text=" ".join(["x" * 100_000] * 160))
@@ -566,7 +596,7 @@ def test_a_reader_that_stopped_holds_the_upstream_back_and_no_memory(
         for _ in range(5):
             reader, writer = await connect(gateway)
             reader._transport.pause_reading()  # type: ignore[attr-defined]
-            writer.write(request_bytes("/v1/chat/completions", chat(model, stream=True)))
+            writer.write(request_bytes(path, chat(model, stream=True, max_tokens=1000)))
             sockets.append((reader, writer))
         # 80 MB want to come: what is not in the kernel's buffers has to wait in llama-server.
         await until_state(herd, model, active=4)
@@ -577,7 +607,8 @@ def test_a_reader_that_stopped_holds_the_upstream_back_and_no_memory(
             reader._transport.resume_reading()  # type: ignore[attr-defined]
             status, _, body = await asyncio.wait_for(read_answer(reader), 20)
             assert status == 200
-            assert body.endswith(b"[DONE]\n\n")
+            assert ending in body[-1000:]
+            assert body.count(b"x" * 100_000) == 160
         for _, writer in sockets:
             writer.close()
 

@@ -175,7 +175,7 @@ def test_a_prompt_that_takes_long_is_waited_for(gateway: GatewayProcess, run: An
     """T27: hidden time-outs of llama.cpp's router and of LM Studio cut requests whose prompt took long to read."""
 
     async def scenario(herd: Herd) -> None:
-        await herd.add_ready_model(model, slots=2 * len(STREAMS), tokens=3, delay_first_token_s=3.5)
+        await herd.add_ready_model(model, slots=2 * len(STREAMS), tokens=3, delay_first_token_s=2.6)
         async with client_of(gateway) as client:
             plain = asyncio.create_task(
                 client.post("/v1/chat/completions", json={"model": model, "messages": MESSAGES})

@@ -309,6 +309,8 @@ def test_stopped_supervisor_leaves_no_process_and_says_good_bye(node: Node) -> N
 
 
 def test_requests_in_flight_finish_before_the_stop(running: Node, model: str) -> None:
+    """T3 (peers.md): swaps killed models that were generating."""
+
     async def body() -> None:
         path = running.add_model(model, busy_slots=1)
         async with herd_of(running, model) as herd:
@@ -363,6 +365,8 @@ def test_duplicate_loads_are_one_process(running: Node, model: str) -> None:
 
 
 def test_load_during_a_stop_starts_again_afterwards(running: Node, model: str) -> None:
+    """T2 (peers.md): a start that raced a stop left the model wedged."""
+
     async def body() -> None:
         running.add_model(model)
         async with herd_of(running, model) as herd:
@@ -382,6 +386,8 @@ def test_load_during_a_stop_starts_again_afterwards(running: Node, model: str) -
 
 
 def test_unload_while_loading_stops_at_once(running: Node, model: str) -> None:
+    """T6 (peers.md): the exit command to a loading model was not read until it was killed."""
+
     async def body() -> None:
         running.add_model(model, slow_load_s=60)
         async with herd_of(running, model) as herd:

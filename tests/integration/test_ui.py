@@ -179,6 +179,7 @@ async def streaming(
         client.stream("GET", f"{ui.address}/api/v1/stream", params=query, headers=headers) as answer,
     ):
         assert answer.status_code == 200, await answer.aread()
+        assert answer.headers["x-accel-buffering"] == "no", "nginx would hold it back (peers.md, T26)"
         reading = asyncio.create_task(browser.read(answer.aiter_lines()))
         await until(lambda: browser.comments, what="the stream says at once that it is there")
         try:

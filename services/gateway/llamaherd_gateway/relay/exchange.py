@@ -108,6 +108,8 @@ class Exchange:
     _repeated = False
     broken = 0
     """Fresh connections that broke before a first byte."""
+    pushed_out = 0
+    """Instances that were unloaded before a first byte."""
     _holds_slot = False
     _waits = False
     """In the queue for one."""

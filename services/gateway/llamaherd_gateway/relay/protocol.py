@@ -339,6 +339,8 @@ class RelayProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._exchange is not None:
             self._exchange.check(now)
+        elif self.flow.read_paused:
+            self._heard_at = now  # that nothing comes is not the client's doing
         elif self._waits_for_body and now - self._heard_at > settings.receive_timeout_s:
             self._deaf = True
             self._write_problem(late_body(settings.receive_timeout_s))
@@ -351,9 +353,9 @@ class RelayProtocol(HttpToolsProtocol):
 
     @property
     def _waits_for_body(self) -> bool:
-        """Whether a request that is not an exchange has not arrived in whole, and that is not our doing."""
+        """Whether a request that is not an exchange has not arrived in whole."""
         cycle: Any = self.cycle
-        if cycle is None or isinstance(cycle, Exchange) or self.pipeline or self.flow.read_paused:
+        if cycle is None or isinstance(cycle, Exchange) or self.pipeline:
             return False
         return bool(cycle.more_body and not cycle.response_started and not self._deaf)
 

@@ -22,6 +22,9 @@ TELL_S: Final = 0.5
 """How often a client that asked for it is told how the waiting goes."""
 ATTEMPTS: Final = 2
 """Fresh connections that may break before a first byte: the second is to the instance's next spawn."""
+PUSHED_OUT: Final = 10
+"""Those of instances that were unloaded just then do not count, up to so many: two models that do not fit together
+may push each other out for a while."""
 
 
 class QueueTimeout(Unavailable):
@@ -164,7 +167,7 @@ class Pursuit:
             raise _not_loaded(exchange.model)
         exchange.has_loaded = True
         since = time.monotonic()
-        load = asyncio.ensure_future(loader.ready(exchange.model) if lost is None else loader.replacement(lost))
+        load = asyncio.ensure_future(loader.ready(exchange.model) if lost is None else self._replace(lost))
         try:
             while not load.done():
                 await asyncio.wait({load}, timeout=TELL_S if self._tells else None)
@@ -174,6 +177,14 @@ class Pursuit:
         finally:
             load.cancel()
             exchange.waited_s += time.monotonic() - since
+
+    async def _replace(self, lost: Instance) -> Instance:
+        """Another instance. An unload is no failure of the one that was lost, and may come again and again."""
+        exchange, loader = self._exchange, self._relay.loader
+        if await loader.until_gone(lost) and exchange.pushed_out < PUSHED_OUT:
+            exchange.pushed_out += 1
+            exchange.broken = 0
+        return await loader.ready(exchange.model)
 
     async def _wait_for_turn(self) -> None:
         """Return when a slot is ours, or when the model has to be loaded anew."""

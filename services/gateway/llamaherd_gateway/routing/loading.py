@@ -94,15 +94,19 @@ class Loader:
                     load.cancel()
                     self._cancel(model)
 
-    async def replacement(self, lost: Instance) -> Instance:
-        """Another ready instance after `lost` broke a connection. Raises `StillThere` when it has not exited."""
+    async def until_gone(self, lost: Instance) -> bool:
+        """Wait for the news that `lost`, which broke a connection, takes no more work; whether somebody wanted that.
+
+        Raises `StillThere` when the news does not come.
+        """
         deadline = time.monotonic() + EXIT_NOTICE_S
         while any(ready == lost for ready in self._view.table.ready.get(lost.model, ())):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StillThere(f"the llama-server {lost.name} closed the connection without an answer")
             await self._view.changed(left)
-        return await self.ready(lost.model)
+        now = self._view.fleet.instances.get(lost.key)
+        return now is not None and now.generation == lost.generation and now.cause not in _OWN_FAULT
 
     async def unload(self, model: str, *, nodes: Collection[str] | None = None) -> None:
         """Unload it wherever it is loaded, or only on these nodes.
