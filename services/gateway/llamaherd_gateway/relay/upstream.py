@@ -26,8 +26,9 @@ MAX_REQUESTS: Final = 100
 """cpp-httplib's default, used until a server has announced its own."""
 IDLE_CONNECTIONS: Final = 64
 """Kept per instance: each holds a thread of llama-server."""
-SPARE_CONNECTIONS: Final = 8
-"""Opened before they are needed, while an instance streams."""
+SPARE_CONNECTIONS: Final = 2
+"""Opened before they are needed, while an instance streams. Few: each holds one of llama-server's threads, of which
+it may have no more than its slots and four."""
 STARTS_REMEMBERED: Final = 64
 GONE_GRACE_S: Final = 1.0
 """How long bytes of an instance that has exited may still be under way."""
@@ -259,7 +260,7 @@ class Pool:
 
     def replenish(self) -> None:
         """Open a connection for the next request: llama-server has closed one after a stream, as it always does."""
-        if not self._retired and len(self._idle) + len(self._dialling) < min(self.instance.slots, SPARE_CONNECTIONS):
+        if not self._retired and len(self._idle) + len(self._dialling) < SPARE_CONNECTIONS:
             task = self._loop.create_task(self._dial_spare())
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
