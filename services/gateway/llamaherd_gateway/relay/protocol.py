@@ -55,8 +55,11 @@ class RelayProtocol(HttpToolsProtocol):
         self._hosts = 0
         self._host: bytes | None = None
         self._origin: bytes | None = None
+        self._judged: tuple[bytes | None, bytes | None] | None = None
+        """`Host` and `Origin` of the last request on this connection: those of the next are the same, as a rule."""
         self._cors: tuple[Header, ...] = ()
         """Headers of the answer that tell a browser which pages may read it."""
+        self._cors_lines = b""
         self._lingering = False
         self._declining = False
         """Between the head of a request that offers an upgrade and its second reading."""
@@ -170,7 +173,11 @@ class RelayProtocol(HttpToolsProtocol):
         if self._hosts != 1 and (self._hosts or version != "1.0"):
             # RFC 9112, section 3.2: such a message may mean one thing here and another to a proxy in front.
             raise Unacceptable(Problem(status=400, message=f"the request has {self._hosts} Host headers, not one"))
-        self._cors = self.relay.guard.judge(self._host, self._origin)
+        came_as = (self._host, self._origin)
+        if came_as != self._judged:
+            self._cors = self.relay.guard.judge(*came_as)
+            self._cors_lines = render_headers(self._cors)
+            self._judged = came_as
         target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
         path = target.partition(b"?")[0]
         route = find_route(self.parser.get_method(), target, path, self.relay.known)
@@ -185,7 +192,7 @@ class RelayProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             http_1_0=version == "1.0",
             began=self._began,
-            cors=render_headers(self._cors),
+            cors=self._cors_lines,
         )
         before: Any = self.cycle
         self.cycle = exchange  # type: ignore[assignment]
