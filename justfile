@@ -16,9 +16,13 @@ run service *arguments:
 test *arguments: web-install
     uv run pytest {{arguments}}
 
-# Pure tests: no process, no network, a few seconds.
+# Pure tests: no process, no network, two seconds.
 unit *arguments:
     uv run pytest tests/unit {{arguments}}
+
+# Pure too: every dialect on recorded answers of llama-server, whole and cut anywhere.
+dialects *arguments:
+    uv run pytest tests/dialects {{arguments}}
 
 # Tests on a real nats-server and a fake llama-server that misbehaves.
 integration *arguments:
