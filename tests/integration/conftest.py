@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.keyed_gateways import World, open_world
+
 HERE = Path(__file__).parent
 
 
@@ -27,3 +29,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Two gateways that ask for API keys and one that does not, for the tests of a module."""
+    with open_world(tmp_path_factory.mktemp) as opened:
+        yield opened

@@ -41,8 +41,16 @@ IO = {
 }  # fmt: skip
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All below `node`. `ast.walk` would look into every expression, where no import can stand, and take its time."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for below in getattr(node, field, ()) if isinstance(getattr(node, field, None), list) else ():
+            yield below
+            yield from statements(below)
+
+
 def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
