@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -28,25 +29,25 @@ from typing import Any
 import httpx
 import uvloop
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from harness.gateway import NODE, SECRET, GatewayProcess, free_port  # noqa: E402
-from harness.herd import llama_server_or_none  # noqa: E402
-from harness.nats import NatsServer  # noqa: E402
-from harness.random_gguf import write_random_gguf  # noqa: E402
-from llamaherd_shared.api_key import hash_secret, render_key  # noqa: E402
-from llamaherd_shared.bus import Bus  # noqa: E402
-from llamaherd_shared.events import decode_event  # noqa: E402
-from llamaherd_shared.events.access import KeyCreated  # noqa: E402
-from llamaherd_shared.events.instance import InstanceReady, InstanceStarted  # noqa: E402
-from llamaherd_shared.events.model import ModelFound  # noqa: E402
-from llamaherd_shared.events.node import NodeJoined  # noqa: E402
-from llamaherd_shared.events.request import requests_of  # noqa: E402
-from llamaherd_shared.service import new_id  # noqa: E402
-from llamaherd_shared.streams import REQUESTS  # noqa: E402
-from llamaherd_shared.upstream_key import upstream_key  # noqa: E402
+from harness.gateway import NODE, SECRET, GatewayProcess, free_port
+from harness.herd import llama_server_or_none
+from harness.nats import NatsServer
+from harness.random_gguf import write_random_gguf
+from llamaherd_shared.api_key import hash_secret, render_key
+from llamaherd_shared.bus import Bus
+from llamaherd_shared.events import decode_event
+from llamaherd_shared.events.access import KeyCreated
+from llamaherd_shared.events.instance import InstanceReady, InstanceStarted
+from llamaherd_shared.events.model import ModelFound
+from llamaherd_shared.events.node import NodeJoined
+from llamaherd_shared.events.request import requests_of
+from llamaherd_shared.service import new_id
+from llamaherd_shared.streams import REQUESTS
+from llamaherd_shared.upstream_key import upstream_key
 
+ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "llamaherd" / "llamaherd" / "demo" / "cria.gguf"
 SLOTS = 16
 CONTEXT_TOKENS = 256
@@ -54,7 +55,7 @@ TOKENS = 32
 STREAM_CONNECTIONS = 8
 FIRST_TURNS = 5
 PAUSE_S = 0.005
-LITELLM_KEY = "sk-5f0c8e21b7d94a6fa3e1c09d4b72"
+LITELLM_KEY = f"sk-{secrets.token_hex(16)}"
 """Its proxy refuses to start without one; only this run's loopback sees it."""
 DIRECT, GATEWAY = "llama-server direct", "llamaherd gateway"
 
@@ -189,7 +190,7 @@ async def count_events(nats_url: str, at_least: int) -> int:
     with contextlib.suppress(TimeoutError):
         async with (
             asyncio.timeout(5) as silence,
-            contextlib.aclosing(bus.read(REQUESTS, after=0)) as batches,  # type: ignore[type-var]
+            contextlib.aclosing(bus.read(REQUESTS, after=0)) as batches,
         ):
             async for batch in batches:
                 count += sum(len(requests_of(decode_event(recorded.data))) for recorded in batch)
@@ -220,7 +221,7 @@ async def _without_wrk(hop: Hop, path: str, connections: int, seconds: float, bo
     took_ms: list[float] = []
     failed = 0
     deadline = time.monotonic() + seconds
-    request = _request(path, hop.key, body)
+    request = render_request(path, hop.key, body)
 
     async def work() -> None:
         nonlocal failed
@@ -252,7 +253,7 @@ async def _without_wrk(hop: Hop, path: str, connections: int, seconds: float, bo
     return Short(len(took_ms) / seconds, cuts[49], cuts[98], len(took_ms), failed)
 
 
-def _request(path: str, key: str, body: bytes) -> bytes:
+def render_request(path: str, key: str, body: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -271,7 +272,7 @@ async def measure_streams(
     Each on a connection of its own: whether a client may reuse it is not the question here. With `keeps` a client does
     as SDKs do: it pauses for a moment, and dials anew, within the time that counts, where the server has closed.
     """
-    request = _request("/v1/chat/completions", hop.key, body)
+    request = render_request("/v1/chat/completions", hop.key, body)
     deadline = time.monotonic() + seconds
 
     async def work() -> None:
@@ -286,7 +287,7 @@ async def measure_streams(
             writer.write(request)
             result.sent += 1
             try:
-                why = await asyncio.wait_for(_read_stream(reader, began, result), 30)
+                why = await asyncio.wait_for(read_stream(reader, began, result), 30)
             except (OSError, EOFError, asyncio.LimitOverrunError, TimeoutError) as error:
                 why = type(error).__name__
             if why:
@@ -303,7 +304,7 @@ async def measure_streams(
     await asyncio.gather(*(work() for _ in range(connections)))
 
 
-async def _read_stream(reader: asyncio.StreamReader, began: float, result: Streams) -> str:
+async def read_stream(reader: asyncio.StreamReader, began: float, result: Streams) -> str:
     """Read one answer to its end; returns what is wrong with it, or nothing."""
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):

@@ -18,25 +18,24 @@ from pathlib import Path
 
 import uvloop
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from relay import (  # noqa: E402
+from relay import (
     DEMO,
     Hop,
     Streams,
-    _read_stream,
-    _request,
     count_events,
     find_llama_server,
+    read_stream,
+    render_request,
     running,
     tell_the_herd,
     wait_for,
 )
 
-from harness.gateway import NODE, SECRET, GatewayProcess, free_port, open_herd  # noqa: E402
-from harness.nats import NatsServer  # noqa: E402
-from llamaherd_shared.upstream_key import upstream_key  # noqa: E402
+from harness.gateway import NODE, SECRET, GatewayProcess, free_port, open_herd
+from harness.nats import NatsServer
+from llamaherd_shared.upstream_key import upstream_key
 
 SLOTS = 32
 CONTEXT_TOKENS = 256
@@ -52,7 +51,7 @@ async def hold_open(nats_url: str, gateway: GatewayProcess, count: int) -> None:
     """Memory per stream while `count` of them are open."""
     async with open_herd(nats_url, gateway) as herd:
         await herd.add_ready_model("slow", slots=count, tokens=1000, delay_token_s=4.0)
-        request = _request("/v1/chat/completions", "any", body("slow", 1000))
+        request = render_request("/v1/chat/completions", "any", body("slow", 1000))
         connections = []
 
         async def open_one() -> None:
@@ -75,7 +74,7 @@ async def hold_open(nats_url: str, gateway: GatewayProcess, count: int) -> None:
 
 async def send_many(hop: Hop, request_body: bytes, count: int, connections: int, result: Streams) -> float:
     """So many streams, one after the other on each connection; returns the seconds that took."""
-    request = _request("/v1/chat/completions", hop.key, request_body)
+    request = render_request("/v1/chat/completions", hop.key, request_body)
     left = count
     began = time.perf_counter()
 
@@ -88,7 +87,7 @@ async def send_many(hop: Hop, request_body: bytes, count: int, connections: int,
             sent_at = time.perf_counter()
             writer.write(request)
             try:
-                why = await asyncio.wait_for(_read_stream(reader, sent_at, result), 60)
+                why = await asyncio.wait_for(read_stream(reader, sent_at, result), 60)
             except (OSError, EOFError, asyncio.LimitOverrunError, TimeoutError) as error:
                 why = type(error).__name__
             if why:
