@@ -210,7 +210,7 @@ class Follower:
                 self.sequence = head.first - 1
             if self.sequence >= head.last:
                 self.caught_up.set()
-            async with contextlib.aclosing(self._bus.read(self._source.stream, after=self.sequence)) as batches:  # type: ignore[type-var]
+            async with contextlib.aclosing(self._bus.read(self._source.stream, after=self.sequence)) as batches:
                 async for batch in batches:
                     if not await self._take(batch):
                         break

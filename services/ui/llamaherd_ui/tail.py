@@ -288,7 +288,7 @@ class Tail:
         except (TimeoutError, HerdError):
             pass
         finally:
-            await batches.aclose()  # type: ignore[attr-defined]
+            await batches.aclose()
         return found
 
 

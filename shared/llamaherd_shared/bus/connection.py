@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -210,7 +210,7 @@ class Bus:
         """Queue one message without waiting; `False` when it was dropped because the bus has been away too long."""
         return self._publisher.offer(subject, payload, {**message_headers(msg_id), **(headers or {})}) is not None
 
-    def read(self, stream: str, *, after: int) -> AsyncIterator[list[Recorded]]:
+    def read(self, stream: str, *, after: int) -> AsyncGenerator[list[Recorded], None]:
         """Batches of everything behind `after`, for ever; an empty one after a restart (`reader.read_stream`)."""
         return reader.read_stream(self._nc, self._js, self.stream(stream), after=after)
 

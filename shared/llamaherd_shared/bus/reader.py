@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 import nats.errors
@@ -41,7 +41,9 @@ class _Lost(Exception):
     """This consumer delivers no more: make a new one."""
 
 
-async def read_stream(nc: Client, js: JetStreamContext, stream: str, *, after: int) -> AsyncIterator[list[Recorded]]:
+async def read_stream(
+    nc: Client, js: JetStreamContext, stream: str, *, after: int
+) -> AsyncGenerator[list[Recorded], None]:
     """Yield batches of what `stream` holds behind sequence `after`, for ever, in order, nothing twice.
 
     An empty batch says that reading had to begin anew (nats-server restarted, the stream was replaced): a caller
