@@ -17,7 +17,7 @@ from llamaherd_gateway.dialects.dialect import Dialect, Herd, Page, PageRequest,
 from llamaherd_gateway.dialects.llama import LOOKS
 from llamaherd_gateway.handlers import Handler, Streaming
 from llamaherd_gateway.paths import Paths
-from llamaherd_gateway.problems import BadRequest, Problem, problem_of
+from llamaherd_gateway.problems import BadRequest, Problem, headers_of, late_body, problem_of
 from llamaherd_gateway.relay.heads import Header
 from llamaherd_gateway.routes import PAGES, dialect_of, find_allowed
 from llamaherd_gateway.routing.names import Names
@@ -31,8 +31,6 @@ Send = Callable[[Any], Awaitable[None]]
 
 BODY_BYTES: Final = 2**20
 """Of a request that is not relayed; uploads are read by their handler as they come."""
-
-
 HEALTH: Final = ("/healthz", "/readyz", "/health")
 """The last one is llama-server's, which its clients ask first."""
 
@@ -184,8 +182,8 @@ class Api:
                 async with asyncio.timeout(timeout_s):
                     message = await receive()
             except TimeoutError:
-                text = f"the rest of the request did not arrive within {timeout_s:g} s"
-                raise BadRequest(text, status=408, code="request_timeout") from None
+                late = late_body(timeout_s)
+                raise BadRequest(late.message, status=late.status, code=late.code) from None
             if message["type"] == "http.disconnect":
                 raise ClientLeft("the client has left")
             yield message.get("body", b"")
@@ -201,13 +199,9 @@ def _refusal(problem: Problem, dialect: Dialect, request_id: str) -> Reply:
     allow = problem.extra.get("allow")
     if allow is not None:
         problem = msgspec.structs.replace(problem, extra={})
-    headers = [*(dialect.headers(request_id) if dialect.headers is not None else ())]
+    headers = [*(dialect.headers(request_id) if dialect.headers is not None else ()), *headers_of(problem)]
     if allow is not None:
         headers.append((b"allow", ", ".join(allow).encode()))
-    if problem.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if problem.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
     return Reply(
         body=dialect.render_problem(problem, request_id), status=dialect.status_of(problem), headers=tuple(headers)
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -74,6 +74,13 @@ _UNLOAD: Final = '{"instance_id": "cria"}'
 _DOWNLOAD: Final = '{"model": "ggml-org/gemma-3-270m-it-GGUF", "quantization": "Q8_0"}'
 _STATUS: Final = "/api/v1/models/download/status/JOB_ID"
 _PIRATE: Final = "/v1/models/pirate"
+
+_STATES: Final[dict[str, Literal["downloading", "completed", "failed"]]] = {
+    "running": "downloading",
+    "finished": "completed",
+    "failed": "failed",
+}
+"""Of a pull -> of a download."""
 
 
 class OllamaHandlers:
@@ -268,7 +275,7 @@ class OpenAiHandlers:
 def _download(pull: Pull) -> lmstudio_downloads.Download:
     return lmstudio_downloads.Download(
         job_id=pull.pull,
-        status={"running": "downloading", "finished": "completed", "failed": "failed"}[pull.state],  # type: ignore[arg-type]
+        status=_STATES[pull.state],
         total_bytes=pull.total_bytes or None,
         downloaded_bytes=pull.done_bytes,
         bytes_per_s=pull.bytes_per_s,

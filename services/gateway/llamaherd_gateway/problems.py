@@ -15,7 +15,6 @@ _CODES: Final = {"exceed_context_size_error": "context_length_exceeded"}
 _ABILITIES: Final = {
     "does not support embeddings": "embeddings",
     "does not support reranking": "reranking",
-    "does not support infill": "filling in the middle",
     "does not support audio input": "audio",
 }
 """llama-server tells how it should have been started, which is nothing a client can do -> what the model lacks."""
@@ -66,6 +65,22 @@ def problem_of(error: HerdError) -> Problem:
             return Problem(status=503, message=error.message, code=code, retry_after_s=error.retry_after_s)
         case _:
             return Problem(status=status, message=error.message, code=error.kind)
+
+
+def late_body(timeout_s: float) -> Problem:
+    """A client that began a request and does not go on."""
+    text = f"the rest of the request did not arrive within {timeout_s:g} s (`gateway.receive_timeout_s`)"
+    return Problem(status=408, message=text, code="request_timeout")
+
+
+def headers_of(problem: Problem) -> list[tuple[bytes, bytes]]:
+    """Headers that an answer with this error carries, in every dialect."""
+    headers = []
+    if problem.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if problem.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
+    return headers
 
 
 def read_error(status: int, body: bytes, instance: str) -> Problem:

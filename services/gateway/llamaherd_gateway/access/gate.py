@@ -29,8 +29,6 @@ from llamaherd_shared.errors import Unavailable
 ADMINISTRATIVE: Final = "llama"
 """The dialect that a key must be for by name, to see or change what all users of a model share."""
 
-
-_CREDENTIALS: Final = frozenset(CREDENTIAL_HEADERS)
 REMEMBERED: Final = 1024
 """Headers whose key is known without hashing."""
 
@@ -78,7 +76,7 @@ class Access:
             return None
         if keyring is not self._seen_in:
             self._seen, self._seen_in = {}, keyring
-        proof = tuple([header for header in headers if header[0] in _CREDENTIALS])
+        proof = tuple([header for header in headers if header[0] in CREDENTIAL_HEADERS])
         key = self._seen.get(proof)
         if key is not None and (key.expires_ns is None or time.time_ns() < key.expires_ns):
             return key

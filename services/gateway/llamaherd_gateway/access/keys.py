@@ -16,7 +16,7 @@ from llamaherd_shared.events.access import AccessBase, KeyCreated, KeyLimits, Ke
 KeysMode = Literal["auto", "required", "off"]
 """`auto`: required as soon as the gateway listens on more than loopback."""
 
-CREDENTIAL_HEADERS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+CREDENTIAL_HEADERS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 """Where clients put a key: OpenAI's, Ollama's, LM Studio's and llama-server's (the first, with or without a scheme),
 Anthropic's, Azure's, Google's. Never forwarded and never logged."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from llamaherd_gateway.dialects.dialect import Dialect, Translation
-from llamaherd_gateway.problems import Problem
+from llamaherd_gateway.problems import Problem, headers_of
 from llamaherd_gateway.relay.heads import render_status_line
 from llamaherd_gateway.relay.upstream import Head
 
@@ -113,10 +113,7 @@ class Answer:
 
     def add_problem(self, problem: Problem, request_id: str, own_headers: bytes, out: list[bytes]) -> None:
         """An error as the whole answer."""
-        if problem.retry_after_s is not None:
-            own_headers = b"retry-after: %d\r\n%b" % (max(1, round(problem.retry_after_s)), own_headers)
-        if problem.status == 401:
-            own_headers = b"www-authenticate: Bearer\r\n" + own_headers
+        own_headers = b"".join(b"%b: %b\r\n" % header for header in headers_of(problem)) + own_headers
         status, body = self.dialect.status_of(problem), self.dialect.render_problem(problem, request_id)
         self.add_whole(status, body, b"application/json", own_headers, out)
 

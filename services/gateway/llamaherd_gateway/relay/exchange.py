@@ -15,7 +15,7 @@ import msgspec
 
 from llamaherd_gateway.access.keys import Key
 from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
-from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, problem_of, read_error
+from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, late_body, problem_of, read_error
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.relay.answer import Answer
 from llamaherd_gateway.relay.heads import FORWARDED, Header, render_request_end
@@ -52,12 +52,6 @@ class _Nobody:
 
     def set(self) -> None:
         pass
-
-
-def late_body(timeout_s: float) -> Problem:
-    """A client that began a request and does not go on."""
-    text = f"the rest of the request did not arrive within {timeout_s:g} s (`gateway.receive_timeout_s`)"
-    return Problem(status=408, message=text, code="request_timeout")
 
 
 class Exchange:
@@ -337,8 +331,7 @@ class Exchange:
         pool.in_flight += 1
         if call.translation is not None:
             self._answer.translate(call.translation)
-        content_type = call.content_type or b"application/json"
-        end = render_request_end(self._forwarded, content_type, self._traceparent, len(call.body))
+        end = render_request_end(self._forwarded, call.content_type, self._traceparent, len(call.body))
         connection.send(self, pool.request_start(self.route.method, call.path) + end, call.body)
         if self._protocol.flow.write_paused:
             connection.pause()

@@ -15,9 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llamaherd_gateway.access.guard import Unacceptable
 from llamaherd_gateway.dialects.dialect import Dialect
-from llamaherd_gateway.problems import Problem
+from llamaherd_gateway.problems import Problem, late_body
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.relay.exchange import Exchange, late_body
+from llamaherd_gateway.relay.exchange import Exchange
 from llamaherd_gateway.relay.heads import Header, render_headers, render_status_line
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.routes import find_route

@@ -31,8 +31,12 @@ class QueueTimeout(Unavailable):
     """Its turn did not come within `queue_timeout_s`."""
 
 
-class OverLimit(Unavailable):
+class OverLimit(Exception):
     """The key has used what it may for now."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.sentence)
+        self.refusal = refusal
 
 
 class Pursuit:
@@ -77,8 +81,7 @@ class Pursuit:
                         exchange.asked = msgspec.structs.replace(exchange.asked, keep_alive_s=None)
                     self._settle()
         except OverLimit as error:
-            refusal = Refusal(error.retry_after_s or 1.0, error.message)
-            exchange.answer_problem(problem_of_refusal(refusal))
+            exchange.answer_problem(problem_of_refusal(error.refusal))
         except StillThere as error:
             exchange.answer_problem(Problem(status=502, message=error.message, code="upstream_lost"))
         except HerdError as error:
@@ -94,7 +97,7 @@ class Pursuit:
         since = time.monotonic()
         while (refusal := access.admit(exchange.key)) is not None:
             if time.monotonic() - since >= refusal.hold_s:
-                raise OverLimit(refusal.sentence, retry_after_s=refusal.retry_after_s)
+                raise OverLimit(refusal)
             await asyncio.sleep(GOSSIP_S)
         exchange.is_counted = True
 
