@@ -240,7 +240,7 @@ def test_arguments_that_were_cut_off_leave_an_empty_input() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b"[1]", b'{"choices":[]}', b'{"choices":[{"index":0}]}'])
 def test_an_answer_that_makes_no_sense_is_a_value_error(body: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):  # noqa: PT011 # the contract names the type alone
         whole(body)
 
 

@@ -174,5 +174,5 @@ def test_an_error_in_mid_stream_is_the_last_word() -> None:
 
 def test_an_answer_that_makes_no_sense_is_a_value_error() -> None:
     for body in (b"", b"null", b'{"content": 5}', b"[1]"):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):  # noqa: PT011 # the contract names the type alone
             whole(body, logprobs=1)

@@ -268,7 +268,7 @@ def test_a_stream_that_just_stops_is_a_failure() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"choices": [{}]}', b'{"choices": 5}'])
 def test_an_answer_that_makes_no_sense_is_a_value_error(body: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):  # noqa: PT011 # the contract names the type alone
         call().translation.whole(body, NOW_NS)
 
 

@@ -361,3 +361,13 @@ async def open_herd(nats_url: str, gateway: GatewayProcess | None = None) -> Asy
                 await each.drain()
             await herd.close()
             await bus.close()
+
+
+def run_in_herd(nats_url: str, gateway: GatewayProcess, scenario: Callable[[Herd], Awaitable[None]]) -> None:
+    """Run one scenario with a herd of its own; it has a minute."""
+
+    async def main() -> None:
+        async with open_herd(nats_url, gateway) as herd:
+            await asyncio.wait_for(scenario(herd), 60)
+
+    asyncio.run(main())

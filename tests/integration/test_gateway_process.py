@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from harness.deadline import until, wait_until
-from harness.gateway import NODE, GatewayProcess, Herd, flood, free_port, open_herd
+from harness.gateway import NODE, GatewayProcess, Herd, flood, free_port, run_in_herd
 from harness.nats import NatsServer
 from llamaherd_shared.streams import REQUESTS
 from llamaherd_shared.trace import trace_id_of
@@ -52,11 +52,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 
 def run(nats: NatsServer, gateway: GatewayProcess, scenario: Callable[[Herd], Any]) -> None:
-    async def main() -> None:
-        async with open_herd(nats.url, gateway) as herd:
-            await asyncio.wait_for(scenario(herd), 60)
-
-    asyncio.run(main())
+    run_in_herd(nats.url, gateway, scenario)
 
 
 async def send(gateway: GatewayProcess, body: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from harness.deadline import until
-from harness.gateway import GatewayProcess, Herd, open_herd
+from harness.gateway import GatewayProcess, Herd, open_herd, run_in_herd
 from harness.nats import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -41,16 +42,7 @@ def model() -> str:
 
 @pytest.fixture
 def run(nats_url: str, gateway: GatewayProcess) -> Callable[[Callable[[Herd], Awaitable[None]]], None]:
-    """Runs a scenario with a herd of its own."""
-
-    def runner(scenario: Callable[[Herd], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with open_herd(nats_url, gateway) as herd:
-                await asyncio.wait_for(scenario(herd), 60)
-
-        asyncio.run(main())
-
-    return runner
+    return partial(run_in_herd, nats_url, gateway)
 
 
 def chat(model: str, **fields: Any) -> dict[str, Any]:

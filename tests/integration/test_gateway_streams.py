@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import httpx
 import pytest
 
 from harness.deadline import wait_until
-from harness.gateway import GatewayProcess, Herd, free_port, open_herd
+from harness.gateway import GatewayProcess, Herd, free_port, run_in_herd
 from harness.nats import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -79,14 +80,7 @@ def model() -> str:
 
 @pytest.fixture
 def run(nats_url: str, gateway: GatewayProcess) -> Callable[[Callable[[Herd], Awaitable[None]]], None]:
-    def runner(scenario: Callable[[Herd], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with open_herd(nats_url, gateway) as herd:
-                await asyncio.wait_for(scenario(herd), 60)
-
-        asyncio.run(main())
-
-    return runner
+    return partial(run_in_herd, nats_url, gateway)
 
 
 def body_of(path: str, model: str) -> dict[str, Any]:
