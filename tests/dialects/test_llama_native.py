@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.golden import golden
+from llamaherd_gateway.dialects.dialect import Call, Facts, Turn
 from llamaherd_gateway.dialects.llama import (
     LLAMA,
     ROUTES,
@@ -19,6 +20,7 @@ from llamaherd_gateway.dialects.llama import (
 from llamaherd_gateway.problems import BadRequest, Problem, read_error
 
 KNOWN = frozenset({"cria", "acme/llama", "acme/llama/big", "modèle"})
+TURN = Turn(request_id="0", received_ns=0)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,9 @@ def test_routes_read_the_model_and_pass_the_body_on() -> None:
     for route in ROUTES:
         asked = route.read(route.example.encode(), ())
         assert f'"model": "{asked.model}"' in route.example
-        assert (asked.body, route.call) == (route.example.encode(), None)
+        assert asked.body == route.example.encode()
+        if route.call is not None:
+            assert route.call(asked, Facts(model=asked.model), TURN) == Call(path=route.path, body=asked.body)
         assert not is_forbidden(route.path)
     assert {route.path for route in ROUTES if not route.generates} == {
         "/tokenize",
@@ -147,6 +151,26 @@ def test_routes_read_the_model_and_pass_the_body_on() -> None:
         "/responses/input_tokens",
         "/v1/chat/completions/control",
     }
+
+
+@pytest.mark.parametrize("path", ["/completion", "/completions", "/infill"])
+def test_a_client_that_used_an_alias_is_answered_by_it(path: str) -> None:
+    route = next(route for route in ROUTES if route.path == path)
+    assert route.call is not None
+    plain, streamed = (
+        route.call(route.read(json.dumps({"model": "nick", "stream": stream}).encode(), ()), Facts(model="cria"), TURN)
+        for stream in (False, True)
+    )
+
+    body, stream = golden("completion.json"), golden("completion_stream.sse")
+
+    assert (plain.path, json.loads(plain.body)["model"]) == (path, "nick")
+    assert json.loads(plain.translation.whole(body, 0)) == {**json.loads(body), "model": "nick"}
+    assert b'"model":"cria"' in stream
+    assert streamed.translation.feed(stream, 0) + streamed.translation.end(0) == stream.replace(
+        b'"model":"cria"', b'"model":"nick"'
+    )
+    assert b'"code":502' in streamed.translation.fail(Problem(status=502, message="gone"), 0), "llama-server's shape"
 
 
 @pytest.mark.parametrize("path", ["/apply-template", "/v1/chat/completions/input_tokens", "/responses/input_tokens"])

@@ -1,14 +1,14 @@
 """llama-server's own API, per model: what passes, what never does, and which model is meant (api-dialects, 7)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlencode
 
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body
-from llamaherd_gateway.dialects.dialect import Asked, Dialect, Header, Route
-from llamaherd_gateway.dialects.openai import read_model, refuse_remote_media
+from llamaherd_gateway.dialects.dialect import Asked, Call, Dialect, Facts, Header, Route, Turn
+from llamaherd_gateway.dialects.openai import Renamed, read_model, refuse_remote_media
 from llamaherd_gateway.problems import Problem
 
 UPSTREAM: Final = b"/upstream/"
@@ -111,6 +111,21 @@ def _parts(message: Any) -> list[Any]:
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
+def _call_by_name(path: str) -> Callable[[Asked, Facts, Turn], Call]:
+    """`Route.call` where llama-server's answer names the model: a client that used an alias is answered by that."""
+
+    def call(asked: Asked, facts: Facts, turn: Turn) -> Call:
+        renamed = Renamed(facts.model, asked.model, stream=asked.stream, dialect=LLAMA)
+        return Call(path=path, body=asked.body, translation=renamed if asked.model != facts.model else None)
+
+    return call
+
+
+def _completion(path: str, about: str, example: str) -> Route:
+    """A route that generates text, as a stream when asked to."""
+    return Route(path=path, dialect=LLAMA, read=read_model, call=_call_by_name(path), about=about, example=example)
+
+
 def _route(path: str, about: str, example: str, *, generates: bool = True, example_status: int = 200) -> Route:
     return Route(
         path=path,
@@ -139,9 +154,9 @@ _QUESTIONS: Final = (
 _CONTROL: Final = '{"model": "cria", "id": "chatcmpl-1", "action": "reasoning_end"}'
 
 ROUTES: Final = (
-    _route("/completion", "llama-server's own text completion", _COMPLETION),
-    _route("/completions", "The same as /completion", _COMPLETION),
-    _route("/infill", "Fill in the middle, for a model with the tokens for it", _GAP),
+    _completion("/completion", "llama-server's own text completion", _COMPLETION),
+    _completion("/completions", "The same as /completion", _COMPLETION),
+    _completion("/infill", "Fill in the middle, for a model with the tokens for it", _GAP),
     _route("/tokenize", "Text to tokens", '{"model": "cria", "content": "Hello"}', generates=False),
     _route("/detokenize", "Tokens to text", '{"model": "cria", "tokens": [42, 355]}', generates=False),
     _counts("/apply-template", "A chat as the text that the model reads", _MESSAGES),
