@@ -177,6 +177,23 @@ def test_a_client_that_asks_for_it_is_told_how_the_waiting_goes(run: Any, model:
     run(scenario)
 
 
+def test_a_stream_of_lines_has_no_place_for_such_comments(run: Any, model: str) -> None:
+    """Ollama's clients read every line as JSON."""
+
+    async def scenario(herd: Herd, gateway: GatewayProcess) -> None:
+        await herd.add_ready_model(model, slots=1, tokens=1, delay_first_token_s=0.7)
+        async with client_of(gateway) as client:
+            first = ask(client, chat(model))
+            await seen_by(herd, model, active=1)
+            headers = {"x-llamaherd-progress": "1"}
+            second = await client.post("/api/chat", json=chat(model), headers=headers)
+            await first
+        assert second.headers["content-type"] == "application/x-ndjson"
+        assert [json.loads(line)["model"] for line in second.text.splitlines()] == [model, model]
+
+    run(scenario)
+
+
 def test_a_place_in_the_queue_is_told_to_who_asks(run: Any, model: str) -> None:
     async def scenario(herd: Herd, gateway: GatewayProcess) -> None:
         await herd.add_ready_model(model, slots=1, tokens=1, delay_first_token_s=0.7)

@@ -55,7 +55,11 @@ def _describe(problem: Problem, unknown: Callable[[str], str]) -> str:
 
 
 OLLAMA: Final = Dialect(
-    name="ollama", render_problem=render_problem, render_stream_error=render_stream_error, status_of=status_of
+    name="ollama",
+    render_problem=render_problem,
+    render_stream_error=render_stream_error,
+    streams_events=False,
+    status_of=status_of,
 )
 OLLAMA_EMBEDDING: Final = msgspec.structs.replace(OLLAMA, render_problem=_render_for_embedding)
 """The routes for embeddings have another sentence for an unknown model."""
