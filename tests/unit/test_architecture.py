@@ -30,6 +30,7 @@ SHELL_PATHS = {
     "llamaherd/client.py",
     "llamaherd/console.py",
     "llamaherd_supervisor/files.py",
+    "llamaherd_supervisor/journal.py",
     "llamaherd_supervisor/pulls/fetch.py",
     "llamaherd_supervisor/pulls/hub.py",
     "llamaherd_supervisor/pulls/part_file.py",

@@ -33,7 +33,8 @@ from llamaherd_shared.streams import EVENTS
 from llamaherd_shared.tasks import end
 from llamaherd_supervisor import models, reconcile, store
 from llamaherd_supervisor.files import FileCommands
-from llamaherd_supervisor.handlers import Commands, Here, Journal, Owner, SecondSupervisor, Whois, Workplace
+from llamaherd_supervisor.handlers import Commands, Here, Owner, Whois, Workplace
+from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Vitals, Wanted, evolve, observe
 from llamaherd_supervisor.models import Sighting
 from llamaherd_supervisor.process import find_leftovers, kill_leftovers

@@ -1,11 +1,10 @@
-"""Messages in, facts out: the owner of each instance, the commands, and the journal that appends the facts.
+"""Messages in, facts out: the owner of each instance, and the commands.
 
 One task owns an instance. Its watchers (exit, health, log) and the commands only put messages in its inbox; it alone
-decides, records and acts. It never waits for the bus: the journal does.
+decides, records and acts. It never waits for the bus: the journal does (`journal.py`).
 """
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -15,17 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
-from llamaherd_shared.bus import Bus
 from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
-from llamaherd_shared.errors import Conflict, HerdError, Unavailable
-from llamaherd_shared.events import Event
+from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events.instance import InstanceEvent, InstanceExited, InstanceFailed, InstanceStarted
 from llamaherd_shared.events.model import ModelEvent, ModelFound
-from llamaherd_shared.service import Service, new_id
+from llamaherd_shared.service import Service
 from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import upstream_key
 from llamaherd_supervisor import load_progress, reconcile, store
 from llamaherd_supervisor.command_line import Launch, render_arguments, render_environment, render_mark
+from llamaherd_supervisor.journal import Journal
 from llamaherd_supervisor.lifecycle import (
     Drain,
     DrainBegan,
@@ -70,69 +68,6 @@ _SLOTS_S: Final = 0.1
 _LOG_BUSY_S: Final = 0.05
 _LOG_IDLE_S: Final = 0.2
 """Pauses between two looks at a log file."""
-_SETTLE_S: Final = 1.0
-"""How long a command waits for facts that are on their way to the log."""
-_APPEND_AGAIN_S: Final = 1.0
-
-
-class SecondSupervisor(HerdError):
-    """Somebody else writes the facts of this node."""
-
-    kind = "conflict"
-
-
-class Journal:
-    """Appends facts in the order they were recorded, each behind the last one of its subject (compare-and-set)."""
-
-    def __init__(self, bus: Bus, *, node: str) -> None:
-        self._bus, self._node = bus, node
-        self._queue: asyncio.Queue[tuple[str, Event, str]] = asyncio.Queue()
-        self._last: dict[str, int] = {}
-
-    def record(self, subject: str, event: Event) -> None:
-        """Queue a fact; returns at once. While the bus is away facts wait here, in order."""
-        self._queue.put_nowait((subject, event, new_id()))
-
-    @property
-    def waiting(self) -> int:
-        return self._queue.qsize()
-
-    async def sequence(self, subject: str) -> int:
-        """Of the subject's last fact, once what was recorded before is stored; 0 when it has none."""
-        await self.flush(_SETTLE_S)
-        return await self._sequence(subject)
-
-    async def _sequence(self, subject: str) -> int:
-        if subject not in self._last:
-            self._last.setdefault(subject, await self._bus.last_sequence(subject))
-        return self._last[subject]
-
-    async def run(self) -> None:
-        """Append, for ever. Raises `SecondSupervisor` when another one has written about this node."""
-        while True:
-            subject, event, msg_id = await self._queue.get()
-            await self._append(subject, event, msg_id)
-            self._queue.task_done()
-
-    async def _append(self, subject: str, event: Event, msg_id: str) -> None:
-        expected = await self._sequence(subject)
-        while True:
-            try:
-                self._last[subject] = await self._bus.append(subject, event, msg_id=msg_id, expected=expected)
-                return
-            except Conflict as error:
-                raise SecondSupervisor(
-                    f"another supervisor writes about node {self._node}: give each host its own name (`node`)"
-                ) from error
-            except Unavailable:
-                await asyncio.sleep(_APPEND_AGAIN_S)
-
-    async def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was recorded is stored; `False` when time ran out first."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._queue.join(), timeout_s)
-            return True
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
