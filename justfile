@@ -20,6 +20,10 @@ test *arguments: web-install
 unit *arguments:
     uv run pytest tests/unit {{arguments}}
 
+# Pure too: what must hold for any input, on inputs that hypothesis makes up.
+properties *arguments:
+    uv run pytest tests/properties {{arguments}}
+
 # Pure too: every dialect on recorded answers of llama-server, whole and cut anywhere.
 dialects *arguments:
     uv run pytest tests/dialects {{arguments}}

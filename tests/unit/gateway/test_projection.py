@@ -1,48 +1,11 @@
-"""The herd folds from its facts, in memory and in SQLite alike."""
+"""The herd folds from its facts."""
 
-import sqlite3
 from typing import Any
 
-import msgspec
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from llamaherd_gateway.projection import Fleet, Instance, evolve
-from llamaherd_gateway.store import SCHEMA, load_fleet, project
-from llamaherd_shared.bus import Recorded
-from llamaherd_shared.events.instance import (
-    InstanceDraining,
-    InstanceExited,
-    InstanceFailed,
-    InstanceProgressed,
-    InstanceReady,
-    InstanceStarted,
-    InstanceStopping,
-)
+from harness.instance_facts import NAMES, exited, fold, ready, started
+from llamaherd_gateway.projection import Instance, evolve
+from llamaherd_shared.events.instance import InstanceDraining, InstanceFailed, InstanceProgressed, InstanceStopping
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
-from llamaherd_shared.events.node import NodeJoined, NodeLeft
-
-NAMES = {"node": "n1", "model": "m1", "at_ns": 1}
-
-
-def started(generation: int = 1, **names: Any) -> InstanceStarted:
-    values = NAMES | {"pid": 7, "process_started_s": 1.0, "host": "127.0.0.1", "port": 5000 + generation} | names
-    return InstanceStarted(generation=generation, **values)
-
-
-def ready(**names: Any) -> InstanceReady:
-    return InstanceReady(**(NAMES | names), load_s=1.0, slots=4, context_tokens=512)
-
-
-def exited(**fields: Any) -> InstanceExited:
-    return InstanceExited(**(NAMES | {"cause": "crash"} | fields))
-
-
-def fold(*events: Any) -> Fleet:
-    fleet = Fleet()
-    for sequence, event in enumerate(events, 1):
-        fleet = evolve(fleet, event, sequence)
-    return fleet
 
 
 def fold_instance(*events: Any) -> Instance:
@@ -92,39 +55,3 @@ def test_models_come_are_rejected_and_go() -> None:
 def test_facts_of_other_kinds_change_nothing() -> None:
     fleet = fold(started())
     assert evolve(fleet, object(), 9) == fleet
-
-
-EVENTS = st.one_of(
-    st.builds(started, st.integers(1, 3), model=st.sampled_from(["m1", "m2"])),
-    st.builds(ready, model=st.sampled_from(["m1", "m2"])),
-    st.builds(exited, last_lines=st.just(["x"]), restart_at_ns=st.sampled_from([None, 5])),
-    st.builds(InstanceFailed, node=st.just("n1"), model=st.just("m1"), at_ns=st.just(1), reason=st.just("r")),
-    st.builds(
-        ModelFound,
-        node=st.sampled_from(["n1", "n2"]),
-        model=st.just("m1"),
-        at_ns=st.just(1),
-        path=st.just("p"),
-        size_bytes=st.just(1),
-        modified_ns=st.just(1),
-    ),
-    st.just(ModelRemoved(**NAMES)),
-    st.just(NodeLeft(node="n1", at_ns=1, cause="shutdown")),
-    st.just(NodeJoined(node="n1", at_ns=1, version="0", cpus=1, memory_bytes=1, models_dir="", llama_server="")),
-)
-
-
-@settings(max_examples=40)
-@given(st.lists(EVENTS, max_size=25), st.integers(1, 5))
-def test_the_file_and_the_memory_agree_however_the_log_is_cut_into_batches(history: list[Any], size: int) -> None:
-    db = sqlite3.connect(":memory:")
-    db.executescript(SCHEMA)
-    applied = [
-        (Recorded("HERD_EVENTS", sequence, 0, "s", msgspec.json.encode(event)), event)
-        for sequence, event in enumerate(history, 1)
-    ]
-    for at in range(0, len(applied), size):
-        project(db, applied[at : at + size])
-
-    assert load_fleet(db) == fold(*history)
-    db.close()

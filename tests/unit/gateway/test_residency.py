@@ -1,8 +1,6 @@
 """How long a model stays loaded."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
+from harness.residency import exchange, two_gateways
 from llamaherd_gateway.routing.residency import BEAT_S, FORGET_S, SETTLE_S, Residency
 
 
@@ -10,23 +8,6 @@ def used(residency: Residency, model: str, keep_alive_s: float | None, *, at_s: 
     residency.begin(model)
     residency.end(model, keep_alive_s, at_s)
     return residency
-
-
-def exchange(now_s: float, *gateways: Residency) -> None:
-    """Everybody tells everybody what there is to tell."""
-    told = [gateway.tell(now_s) for gateway in gateways]
-    for number, uses in enumerate(told):
-        for other, gateway in enumerate(gateways):
-            if other != number and uses is not None:
-                gateway.hear(str(number), uses, now_s)
-
-
-def two(at_s: float = 0.0) -> tuple[Residency, Residency]:
-    """Gateways that know of each other."""
-    here, there = Residency(), Residency()
-    here.hear("1", [], at_s)
-    there.hear("0", [], at_s)
-    return here, there
 
 
 def test_the_time_runs_from_the_end_of_the_last_request() -> None:
@@ -92,7 +73,7 @@ def test_it_is_ones_own_alone_until_somebody_else_may_use_it() -> None:
 
 
 def test_a_request_to_another_gateway_keeps_it() -> None:
-    here, there = two()
+    here, there = two_gateways()
     there.begin("m")
     used(here, "m", 1.0, at_s=1)
     exchange(1.1, here, there)
@@ -107,7 +88,7 @@ def test_a_request_to_another_gateway_keeps_it() -> None:
 
 
 def test_what_was_said_last_counts_wherever_it_was() -> None:
-    here, there = two()
+    here, there = two_gateways()
     used(here, "m", 1.0, at_s=1)
     exchange(1, here, there)
     used(there, "m", -1, at_s=1.5)
@@ -118,7 +99,7 @@ def test_what_was_said_last_counts_wherever_it_was() -> None:
 
 
 def test_only_the_gateway_that_was_told_unloads() -> None:
-    here, there = two()
+    here, there = two_gateways()
     used(here, "m", 1.0, at_s=1)
     exchange(1, here, there)
 
@@ -130,7 +111,7 @@ def test_only_the_gateway_that_was_told_unloads() -> None:
 
 
 def test_time_is_left_for_what_is_said_to_be_heard() -> None:
-    here, _ = two()
+    here, _ = two_gateways()
     used(here, "m", 0, at_s=1)
 
     assert here.take_due(1 + SETTLE_S / 2) == []
@@ -138,7 +119,7 @@ def test_time_is_left_for_what_is_said_to_be_heard() -> None:
 
 
 def test_a_gateway_that_is_gone_keeps_nothing_for_long() -> None:
-    here, there = two()
+    here, there = two_gateways()
     there.begin("m")
     used(here, "m", 0, at_s=1)
     exchange(1, here, there)
@@ -163,7 +144,7 @@ def test_nothing_is_told_again_and_again_while_nothing_is_new() -> None:
 
 
 def test_a_message_without_news_says_that_the_others_live() -> None:
-    here, there = two()
+    here, there = two_gateways()
     there.begin("m")
     used(here, "m", 0, at_s=1)
     exchange(1, here, there)
@@ -172,32 +153,3 @@ def test_a_message_without_news_says_that_the_others_live() -> None:
     here.hear("1", None, 6)
 
     assert here.take_due(2 + FORGET_S) == []
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.integers(0, 1),
-        st.sampled_from(["begin", "end"]),
-        st.sampled_from([None, 0.0, 0.5, 3.0, -1.0]),
-        st.booleans(),
-    ),
-    max_size=16,
-)
-
-
-@settings(max_examples=25)
-@given(STEPS)
-def test_what_is_in_use_anywhere_is_never_unloaded(steps: list[tuple[int, str, float | None, bool]]) -> None:
-    gateways, in_flight, now_s = two(), [0, 0], 0.0
-    for number, step, keep_alive_s, slow in steps:
-        if step == "begin":
-            gateways[number].begin("m")
-            in_flight[number] += 1
-        elif in_flight[number]:
-            gateways[number].end("m", keep_alive_s, now_s)
-            in_flight[number] -= 1
-        for _ in range(20 if slow else 1):
-            now_s += 0.1
-            exchange(now_s, *gateways)
-            due = [gateway.take_due(now_s) for gateway in gateways]
-            assert not any(due) or not sum(in_flight)

@@ -1,75 +1,19 @@
 """What the recorder keeps, on SQLite in memory."""
 
 import sqlite3
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from llamaherd_metrics.rollup import Rung
-from llamaherd_metrics.store import MAX_POINTS, SCHEMA, read_history, record
-from llamaherd_shared.bus import Recorded
+from harness.samples import NOW_S, NS, RUNGS, TABLES, database, entry, recorded
+from llamaherd_metrics.store import MAX_POINTS, read_history
 from llamaherd_shared.commands import HistoryQuery
 from llamaherd_shared.errors import Rejected
-from llamaherd_shared.events.sample import Sample
-
-NOW_S = 1_800_000_000
-NS = 1_000_000_000
-RUNGS = (Rung(1, 120), Rung(10, 300), Rung(60, 900), Rung(600, 3600))
-TABLES = ("shape", "raw", "rollup_10s", "rollup_60s", "rollup_600s", "clock", "refused")
-
-Entry = tuple[Recorded, Sample]
-
-
-def entry(at_s: float, values: dict[str, float], *, stored_s: float | None = None, source: str = "host") -> Entry:
-    sample = Sample(node="box", source=source, at_ns=int(at_s * NS), values=values)
-    return Recorded("HERD_METRICS", 1, int((at_s if stored_s is None else stored_s) * NS), "s", b""), sample
-
-
-def database() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.executescript(SCHEMA)
-    return db
-
-
-def recorded(entries: Sequence[Entry], *, rungs: Sequence[Rung] = RUNGS) -> sqlite3.Connection:
-    db = database()
-    record(db, rungs, entries)
-    return db
-
-
-def content(db: sqlite3.Connection) -> dict[str, list[Any]]:
-    return {table: db.execute(f"select * from {table} order by 1, 2").fetchall() for table in TABLES}
 
 
 def history(db: sqlite3.Connection, **query: Any) -> list[tuple[str, list[float], list[float]]]:
     asked = {"from_ns": 0, "to_ns": 2 * NOW_S * NS} | query
     return [(one.name, one.at_s, one.mean) for one in read_history(db, RUNGS, HistoryQuery(**asked)).series]
-
-
-sources = st.sampled_from(["host", "gpu/0"])
-numbers = st.floats(allow_nan=True, allow_infinity=True, width=64)
-values = st.dictionaries(st.sampled_from(["a_pct", "b_bytes"]), numbers, max_size=2)
-streams = st.lists(st.tuples(st.integers(0, 40), st.integers(-200, 90), sources, values), max_size=40)
-"""Seconds since the one before was stored, how far the sample's own time is from that, source, values."""
-
-
-@settings(max_examples=30, deadline=None)
-@given(streams, st.lists(st.integers(1, 7), min_size=1, max_size=40))
-def test_content_does_not_depend_on_how_the_stream_was_cut(steps: list[Any], sizes: list[int]) -> None:
-    entries, stored_s = [], NOW_S
-    for pause_s, offset_s, source, named in steps:
-        stored_s += pause_s
-        entries.append(entry(stored_s + offset_s, named, stored_s=stored_s, source=source))
-    cut, rest = database(), entries
-    for size in [*sizes, len(entries)]:
-        if batch := rest[:size]:
-            record(cut, RUNGS, batch)
-        rest = rest[size:]
-
-    assert repr(content(cut)) == repr(content(recorded(entries) if entries else database()))
 
 
 def test_sample_that_comes_twice_counts_once() -> None:

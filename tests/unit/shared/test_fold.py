@@ -1,6 +1,3 @@
-from hypothesis import given
-from hypothesis import strategies as st
-
 from llamaherd_shared.fold import Gap, Snapshot, find_gap, replay
 
 
@@ -10,14 +7,6 @@ def total(state: int, event: int) -> int:
 
 def test_replay_skips_what_the_snapshot_already_holds() -> None:
     assert replay(total, Snapshot(10, 5), [(4, 1), (5, 1), (6, 7), (6, 7)]) == Snapshot(17, 6)
-
-
-@given(st.lists(st.integers()), st.integers(0, 50))
-def test_a_history_folded_in_two_parts_gives_the_same(events: list[int], cut: int) -> None:
-    history = list(enumerate(events, start=1))
-    empty = Snapshot(0)
-
-    assert replay(total, replay(total, empty, history[:cut]), history) == replay(total, empty, history)
 
 
 def test_a_gap_is_what_lies_between_checkpoint_and_first() -> None:

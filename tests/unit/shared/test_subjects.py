@@ -1,18 +1,4 @@
-from hypothesis import given
-from hypothesis import strategies as st
-
-from llamaherd_shared.subjects import TABLE, Subjects, decode_token, encode_token
-
-
-@given(st.text())
-def test_any_text_becomes_one_legal_token_and_comes_back(text: str) -> None:
-    encodable = text.encode("utf-8", "ignore").decode()
-
-    token = encode_token(encodable)
-
-    assert decode_token(token) == encodable
-    assert token
-    assert not set(token) & set(". *>\t\r\n")
+from llamaherd_shared.subjects import TABLE, Subjects, encode_token
 
 
 def test_a_model_name_with_dots_and_slashes_stays_one_token() -> None:

@@ -1,8 +1,6 @@
-"""Heads of GGUF files: real ones, short ones, spoilt ones."""
+"""Heads of GGUF files."""
 
-import contextlib
 import io
-import random
 import struct
 from pathlib import Path
 
@@ -46,13 +44,6 @@ def test_tables_are_those_of_the_gguf_package() -> None:
     assert names == dict(FILE_TYPES)
 
 
-def test_every_shortened_file_is_refused_as_truncated(whole: bytes) -> None:
-    for size in [*range(0, 64), *range(64, len(whole) - 1, 997), len(whole) - 1]:
-        with pytest.raises(UnreadableGguf) as caught:
-            parse(whole[:size])
-        assert caught.value.truncated, (size, str(caught.value))
-
-
 def test_end_of_a_file_that_was_cut_short_is_told_in_bytes(whole: bytes) -> None:
     with pytest.raises(UnreadableGguf, match=rf"needs {len(whole):,} bytes, {len(whole) - 1:,} are there"):
         parse(whole[:-1])
@@ -66,17 +57,6 @@ def test_garbage_is_refused_with_a_sentence(tmp_path: Path) -> None:
         parse(noise)
     with pytest.raises(UnreadableGguf, match="the file is damaged"):
         parse(damaged)
-
-
-def test_file_with_flipped_bytes_is_read_or_refused_but_never_worse(whole: bytes) -> None:
-    chance = random.Random(7)
-    head = len(whole) - whole[::-1].find(b"token_embd"[::-1])
-    for _ in range(500):
-        data = bytearray(whole)
-        for _ in range(chance.randint(1, 4)):
-            data[chance.randrange(head)] = chance.randrange(256)
-        with contextlib.suppress(UnreadableGguf):
-            parse(bytes(data))
 
 
 @pytest.mark.parametrize(

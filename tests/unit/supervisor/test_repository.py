@@ -1,11 +1,8 @@
 """Which files of a repository are meant."""
 
-import contextlib
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llamaherd_shared.errors import HerdError, NotFound, Rejected
 from llamaherd_supervisor.pulls.repository import (
@@ -114,13 +111,6 @@ def test_what_cannot_be_chosen_is_told_with_what_there_is(
 ) -> None:
     with pytest.raises(error, match=re.escape(sentence)):
         chosen(names, wanted)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.text(st.sampled_from("ab/.-_01Q4KMgguf\x00"), max_size=30)), st.text(max_size=10))
-def test_any_list_of_files_leads_to_a_choice_or_a_sentence(names: list[str], wanted: str) -> None:
-    with contextlib.suppress(HerdError):
-        assert chosen([name + ".gguf" for name in names], wanted)
 
 
 @pytest.mark.parametrize("name", ["cria", "Llama-3.1-8B.Q4_K_M", "größe"])
