@@ -13,7 +13,8 @@ from llamaherd_gateway.bodies import decode_body
 from llamaherd_gateway.dialects.dialect import Facts, Turn
 from llamaherd_gateway.problems import BadRequest, Problem, problem_of
 from llamaherd_gateway.routes import ROUTES
-from llamaherd_gateway.routing.rules import Rules, apply_rules
+from llamaherd_gateway.routing.rules import apply_rules
+from llamaherd_shared.model_spec import Rules
 
 TURN = Turn(request_id="0123456789abcdef0123", received_ns=10**18)
 EVERYTHING = frozenset({"completion", "embedding", "tools", "thinking", "insert", "vision", "audio"})
@@ -24,7 +25,7 @@ PATHS = [path for path in BY_PATH if not path.endswith("/transcriptions")]
 
 async def ask(path: str, content: Any) -> Any:
     """A llama-server that counts every text as longer than the context."""
-    json.dumps(msgspec.to_builtins(content))
+    assert json.loads(msgspec.json.encode(content))
     return {"prompt": "p", "tokens": list(range(600)), "content": "c"}
 
 
