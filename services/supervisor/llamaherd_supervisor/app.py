@@ -24,7 +24,6 @@ from llamaherd_shared.commands import (
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.model import ModelEvent, ModelRejected, ModelRemoved
-from llamaherd_shared.events.model import ModelFound as Found
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
 from llamaherd_shared.events.pull import PullFailed
 from llamaherd_shared.projection import Follower, Source
@@ -36,7 +35,7 @@ from llamaherd_supervisor.files import FileCommands
 from llamaherd_supervisor.handlers import Commands, Here, Owner, Whois, Workplace
 from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Vitals, Wanted, evolve, observe
-from llamaherd_supervisor.models import Sighting
+from llamaherd_supervisor.models import GgufFile
 from llamaherd_supervisor.process import find_leftovers, kill_leftovers
 from llamaherd_supervisor.projection import Known
 from llamaherd_supervisor.pulls.handlers import Pulls
@@ -87,7 +86,10 @@ class Supervisor:
         self.owners: dict[tuple[str, int], Owner] = {}
         self._tasks: dict[Owner, asyncio.Task[None]] = {}
         self._known = Known()
-        self._sightings: dict[str, Sighting] = {}
+        self._files: dict[str, GgufFile] = {}
+        """What is in the models folder, by path."""
+        self._surveyed: dict[str, GgufFile] | None = None
+        """What was in it when last something was said about it."""
         self._looking = asyncio.Lock()
         """Held over a look at the models folder, and over what changes it."""
         self.at = Workplace(
@@ -224,7 +226,7 @@ class Supervisor:
             owner_of=lambda model: self.owners.get((model, 0)),
             is_pulling=self.pulls.is_pulling,
             looking=self._looking,
-            gone=self._record_removal,
+            gone=self._record_deletion,
         )
         return [
             await bus.serve(command("describe"), DescribeModel, files.describe, concurrency=2),
@@ -271,9 +273,8 @@ class Supervisor:
 
     async def _first_look(self) -> None:
         for name, event in self._known.models.items():
-            # A fact from before capabilities were told is read again: every model has at least one.
-            if isinstance(event, Found) and event.capabilities:
-                self._sightings[name] = Sighting(event.path, event.size_bytes, event.modified_ns)
+            if (file := models.take_up(event)) is not None:
+                self._files[file.seen.path] = file
             if not isinstance(event, ModelRemoved):
                 self.models[name] = event
         if not self.settings.models_dir.is_dir():
@@ -291,18 +292,32 @@ class Supervisor:
 
     async def _look_once(self) -> None:
         seen = await asyncio.to_thread(store.look, self.settings.models_dir)
-        to_read, _ = models.changed_models(self._sightings, seen)
-        for name in to_read:
-            head = await asyncio.to_thread(store.read_head, seen[name])
-            event = models.judge(self.node, name, seen[name], head, now_ns=time.time_ns())
-            if event is not None:
-                self._sightings[name] = seen[name]
-                self._record_model(name, event)
-        for name in [name for name in self.models if name not in seen]:
+        for path in self._files.keys() - seen.keys():
+            del self._files[path]
+        for path, sighting in seen.items():
+            if path not in self._files or self._files[path].seen != sighting:
+                file = GgufFile(sighting, await asyncio.to_thread(store.read_head, sighting))
+                if not models.is_on_its_way(file, now_ns=time.time_ns()):
+                    self._files[path] = file
+        if self._files != self._surveyed:
+            self._surveyed = dict(self._files)
+            self._record_survey()
+
+    def _record_survey(self) -> None:
+        events = models.survey(self.node, self._files.values(), now_ns=time.time_ns())
+        for name, event in events.items():
+            self._record_model(name, event)
+        for name in [name for name in self.models if name not in events]:
             self._record_removal(name)
 
+    def _record_deletion(self, name: str) -> None:
+        """Of a model whose files are about to go; if they stay after all, the next look finds them."""
+        event = self.models[name]
+        if not isinstance(event, ModelRemoved):
+            self._files.pop(event.path, None)
+        self._record_removal(name)
+
     def _record_removal(self, name: str) -> None:
-        self._sightings.pop(name, None)
         self._record_model(name, ModelRemoved(node=self.node, model=name, at_ns=time.time_ns()))
         del self.models[name]
 

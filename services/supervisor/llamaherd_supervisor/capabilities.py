@@ -51,6 +51,12 @@ def find_capabilities(pairs: Mapping[str, Any], architecture: str) -> list[str]:
     return [name for name, there in found.items() if there]
 
 
+def find_senses(pairs: Mapping[str, Any]) -> list[str]:
+    """What a projector with these key-values adds to its model's capabilities, in their order."""
+    found = {"vision": pairs.get("clip.has_vision_encoder"), "audio": pairs.get("clip.has_audio_encoder")}
+    return [name for name, there in found.items() if there is True]
+
+
 def knows_tools(template: str) -> bool:
     """Whether the template's code looks at `tools`, or a kind of them (`xml_tools`)."""
     return any(_TOOLS.search(_LITERAL.sub("''", code[0])) for code in _JINJA.finditer(template))

@@ -18,6 +18,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     program: str
     model: str
     path: str
+    projector: str = ""
+    """Path of the file that lets the model see or hear; empty without one."""
     host: str
     port: int
     slots: int = 0
@@ -36,6 +38,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 def render_arguments(launch: Launch) -> list[str]:
     """The words after the program's name. The API key is not among them: `ps` shows these to every user."""
     words = ["--model", launch.path, "--alias", launch.model, "--host", launch.host, "--port", str(launch.port)]
+    if launch.projector:
+        words += ["--mmproj", launch.projector]
     if launch.slots:
         words += ["--parallel", str(launch.slots)]
     if launch.context_tokens:

@@ -9,16 +9,18 @@ with the `gguf` package's.
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from llamaherd_supervisor.capabilities import POOLED, find_capabilities
+from llamaherd_supervisor.capabilities import POOLED, find_capabilities, find_senses
 
 MAGIC: Final = b"GGUF"
 _KEPT_STRING_BYTES: Final = 4 * 2**20
 """Longer strings are skipped: no name or chat template is that long."""
+_ENCODERS: Final = ("v.", "a.")
+"""Beginnings of the names of a projector's tensors that do not lead into the model."""
 _DEFAULT_ALIGNMENT: Final = 32
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -76,6 +78,8 @@ class GgufHead(msgspec.Struct, frozen=True, kw_only=True):
     """Weights, summed over the table of tensors."""
     context_tokens: int = 0
     """Training context; 0 when the file does not say."""
+    embedding_length: int = 0
+    """Numbers a token has inside the model; 0 when the file does not say."""
     quantization: str = ""
     chat: bool = False
     """Whether it carries a chat template."""
@@ -87,10 +91,27 @@ class GgufHead(msgspec.Struct, frozen=True, kw_only=True):
     """Files the model is split into (`split.count`)."""
 
 
-def parse_gguf(file: BinaryIO, *, size_bytes: int) -> GgufHead:
+class ProjectorHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What the choice of a projector needs: a part for a model, which turns images or sounds into what it reads."""
+
+    senses: list[str] = []
+    """What it adds to the model: of `vision`, `audio`."""
+    embedding_lengths: frozenset[int] = frozenset()
+    """One of them is that of the models it is for; none when the file does not say."""
+    quantization: str = ""
+
+
+def parse_gguf(file: BinaryIO, *, size_bytes: int) -> GgufHead | ProjectorHead:
     """Read the head of a GGUF file of this size. Raises `UnreadableGguf`."""
     pairs, tensors = read_tables(file, size_bytes=size_bytes)
-    return _head(pairs, sum(tensor.weights for tensor in tensors))
+    architecture = pairs.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise UnreadableGguf("it does not say its architecture (`general.architecture`): it is not a model")
+    if pairs.get("general.type") == "mmproj" or architecture == "clip":
+        return _projector_head(pairs, tensors)
+    if (kind := pairs.get("general.type")) in {"adapter", "imatrix"}:
+        raise UnreadableGguf(f"it is not a model but a part for one ({kind})")
+    return _head(pairs, architecture, sum(tensor.weights for tensor in tensors))
 
 
 def read_tables(file: BinaryIO, *, size_bytes: int, max_items: int = -1) -> tuple[dict[str, Any], list["Tensor"]]:
@@ -244,25 +265,34 @@ def _check_end(reader: _Reader, tensors: list[Tensor], alignment: int) -> None:
             )
 
 
-def _head(pairs: Mapping[str, Any], parameters: int) -> GgufHead:
-    architecture = pairs.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
-        raise UnreadableGguf("it does not say its architecture (`general.architecture`): it is not a model")
-    if pairs.get("general.type") in {"mmproj", "adapter", "imatrix"} or architecture == "clip":
-        kind = "projector" if architecture == "clip" else str(pairs["general.type"])
-        raise UnreadableGguf(f"it is not a model but a part for one ({kind})")
-    file_type = pairs.get("general.file_type")
+def _head(pairs: Mapping[str, Any], architecture: str, parameters: int) -> GgufHead:
     return GgufHead(
         architecture=architecture,
         title=str(pairs.get("general.name") or ""),
         parameters=parameters,
         context_tokens=_whole(pairs.get(f"{architecture}.context_length")),
-        quantization=FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else "",
+        embedding_length=_whole(pairs.get(f"{architecture}.embedding_length")),
+        quantization=_quantization(pairs),
         chat=bool(pairs.get("tokenizer.chat_template")),
         embedding=_whole(pairs.get(f"{architecture}.pooling_type")) in POOLED,
         capabilities=find_capabilities(pairs, architecture),
         parts=max(1, _whole(pairs.get("split.count"))),
     )
+
+
+def _projector_head(pairs: Mapping[str, Any], tensors: Sequence[Tensor]) -> ProjectorHead:
+    senses = find_senses(pairs)
+    if not senses:
+        raise UnreadableGguf("it is a projector, a part for a model, for neither images nor sounds")
+    lengths = {size for tensor in tensors if not tensor.name.startswith(_ENCODERS) for size in tensor.shape}
+    # Old files have CLIP's own `projection_dim`: it is the model's only where a matrix leads to it.
+    said = lengths & {_whole(pairs.get(f"clip.{kind}.projection_dim")) for kind in ("vision", "audio")}
+    return ProjectorHead(senses=senses, embedding_lengths=frozenset(said or lengths), quantization=_quantization(pairs))
+
+
+def _quantization(pairs: Mapping[str, Any]) -> str:
+    file_type = pairs.get("general.file_type")
+    return FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else ""
 
 
 def _whole(value: Any) -> int:

@@ -204,6 +204,7 @@ class Owner:
                 program=self._at.llama_server,
                 model=model,
                 path=path,
+                projector=found.projector if isinstance(found, ModelFound) else "",
                 host=HOST,
                 port=port,
                 slots=settings.slots,
@@ -229,7 +230,7 @@ class Owner:
         self._see(Spawned(pid=process.pid, process_started_s=process.started_s, host=HOST, port=port, path=path))
         upstream = Upstream(HOST, port, key)
         self._upstream = upstream
-        file_bytes = found.size_bytes if isinstance(found, ModelFound) else 0
+        file_bytes = found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0
         following = self._watch(self._follow_log(process, tail, generation, file_bytes))
         probing = self._watch(self._probe(upstream, generation))
         self._watch(self._await_exit(process, tail, generation, (following, probing)))

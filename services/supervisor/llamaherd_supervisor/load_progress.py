@@ -25,7 +25,10 @@ _STAGES: Final = (
 _WEIGHTS_FROM: Final = 0.05
 _WEIGHTS_TO: Final = 0.90
 
-_ERROR: Final = re.compile(r"error loading model(?: \w+)?: (?P<why>.+)$")
+_ERROR: Final = re.compile(
+    r"(?:error loading model(?: \w+)?|clip_init: failed to load model '.*'|mtmd_init_from_file: error(?=: mismatch)):"
+    r" (?P<why>.+)$"
+)
 _MAY_HEAL: Final = re.compile(r"memory|alloc|buffer|cuda|device|resource", re.IGNORECASE)
 """Memory may be free at the next try; a file that is no model stays none."""
 

@@ -1,13 +1,14 @@
-"""Which models the models folder offers: what changed between two looks at it, and what to say about it."""
+"""Which models the models folder offers, told from the files in it, and what of that is news."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import msgspec
 
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
-from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf
+from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf
+from llamaherd_supervisor.projectors import ModelFile, Projector, claims_of, explain_unused, projector_of
 
 YOUNG_S: Final = 10.0
 """A file whose end is missing and that changed less long ago than this is taken to be still on its way."""
@@ -22,6 +23,13 @@ class Sighting(msgspec.Struct, frozen=True):
     path: str
     size_bytes: int
     modified_ns: int
+
+
+class GgufFile(msgspec.Struct, frozen=True):
+    """One file that has been read."""
+
+    seen: Sighting
+    head: GgufHead | ProjectorHead | UnreadableGguf
 
 
 def model_name(file_name: str) -> str | None:
@@ -45,45 +53,95 @@ def part_paths(path: str) -> list[str]:
     return [f"{stem[: part.start()]}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
 
 
-def name_files(sightings: Iterable[Sighting]) -> dict[str, Sighting]:
-    """The files by model name; of two with one name the first by path is taken."""
-    named: dict[str, Sighting] = {}
-    for sighting in sorted(sightings, key=lambda each: each.path):
-        name = model_name(sighting.path.rpartition("/")[2])
-        if name:
-            named.setdefault(name, sighting)
+def name_files(files: Iterable[GgufFile]) -> dict[str, GgufFile]:
+    """The files that are no projectors by model name; of two with one name the first by path is taken."""
+    named: dict[str, GgufFile] = {}
+    for file in sorted(files, key=lambda each: each.seen.path):
+        name = model_name(file.seen.path.rpartition("/")[2])
+        if name and not isinstance(file.head, ProjectorHead):
+            named.setdefault(name, file)
     return named
 
 
-def changed_models(before: Mapping[str, Sighting], now: Mapping[str, Sighting]) -> tuple[list[str], list[str]]:
-    """(to be read, gone) between two looks."""
-    to_read = [name for name, sighting in now.items() if before.get(name) != sighting]
-    return to_read, [name for name in before if name not in now]
+def find_projectors(files: Iterable[GgufFile]) -> list[Projector]:
+    heads = [(file.seen, file.head) for file in files]
+    return [Projector(seen.path, seen.size_bytes, head) for seen, head in heads if isinstance(head, ProjectorHead)]
+
+
+def take_up(event: ModelEvent) -> GgufFile | None:
+    """The file of which an earlier supervisor told this; `None`: it must be read again.
+
+    So must one with a projector, whose own capabilities the fact does not tell apart, and one of which nobody told
+    the `embedding_length` yet.
+    """
+    if not isinstance(event, ModelFound) or event.projector or not event.embedding_length:
+        return None
+    head = GgufHead(
+        architecture=event.architecture,
+        title=event.title,
+        parameters=event.parameters,
+        context_tokens=event.context_tokens,
+        embedding_length=event.embedding_length,
+        quantization=event.quantization,
+        chat=event.chat,
+        embedding=event.embedding,
+        capabilities=event.capabilities,
+    )
+    return GgufFile(Sighting(event.path, event.size_bytes, event.modified_ns), head)
+
+
+def is_on_its_way(file: GgufFile, *, now_ns: int) -> bool:
+    """Whether it seems that somebody still writes it."""
+    unfinished = isinstance(file.head, UnreadableGguf) and file.head.truncated
+    return unfinished and now_ns - file.seen.modified_ns < YOUNG_S * 1e9
+
+
+def survey(node: str, files: Collection[GgufFile], *, now_ns: int) -> dict[str, ModelFound | ModelRejected]:
+    """What is to be said of each model, and of each projector that no model has, by name."""
+    named = name_files(files)
+    models = [
+        ModelFile(name, file.seen.path, file.head.embedding_length)
+        for name, file in named.items()
+        if isinstance(file.head, GgufHead)
+    ]
+    claims = claims_of(find_projectors(files), models)
+    projectors = {model.name: projector_of(model, claims) for model in models}
+    events = {name: judge(node, name, file, projectors.get(name), now_ns=now_ns) for name, file in named.items()}
+    for claim in claims:
+        path = claim.projector.path
+        name = model_name(path.rpartition("/")[2])
+        if name and not claim.models:
+            reason = explain_unused(claim.projector, models)
+            events.setdefault(name, ModelRejected(node=node, model=name, at_ns=now_ns, path=path, reason=reason))
+    return events
 
 
 def judge(
-    node: str, model: str, sighting: Sighting, head: GgufHead | UnreadableGguf, *, now_ns: int
-) -> ModelFound | ModelRejected | None:
-    """The fact about a file that was read; `None` while it seems to be on its way still."""
-    if isinstance(head, UnreadableGguf):
-        if head.truncated and now_ns - sighting.modified_ns < YOUNG_S * 1e9:
-            return None
-        return ModelRejected(node=node, model=model, at_ns=now_ns, path=sighting.path, reason=str(head))
+    node: str, model: str, file: GgufFile, projector: Projector | None = None, *, now_ns: int
+) -> ModelFound | ModelRejected:
+    """The fact about a model's file and the projector that goes with it."""
+    seen, head = file.seen, file.head
+    if not isinstance(head, GgufHead):
+        return ModelRejected(node=node, model=model, at_ns=now_ns, path=seen.path, reason=str(head))
+    senses = projector.head.senses if projector else []
     return ModelFound(
         node=node,
         model=model,
         at_ns=now_ns,
-        path=sighting.path,
-        size_bytes=sighting.size_bytes,
-        modified_ns=sighting.modified_ns,
+        path=seen.path,
+        size_bytes=seen.size_bytes,
+        modified_ns=seen.modified_ns,
         architecture=head.architecture,
         title=head.title,
         parameters=head.parameters,
         context_tokens=head.context_tokens,
+        embedding_length=head.embedding_length,
         quantization=head.quantization,
         chat=head.chat,
         embedding=head.embedding,
-        capabilities=head.capabilities,
+        capabilities=[*head.capabilities, *(sense for sense in senses if sense not in head.capabilities)],
+        projector=projector.path if projector else "",
+        projector_bytes=projector.size_bytes if projector else 0,
     )
 
 

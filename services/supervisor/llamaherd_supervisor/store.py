@@ -22,9 +22,9 @@ from llamaherd_shared.events.pull import PullStarted
 from llamaherd_shared.fold import Snapshot, replay
 from llamaherd_supervisor import gguf_description
 from llamaherd_supervisor.gguf_description import GgufDescription
-from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf, parse_gguf, read_tables
+from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf, parse_gguf, read_tables
 from llamaherd_supervisor.lifecycle import Instance
-from llamaherd_supervisor.models import PART_ENDING, Sighting, name_files, part_paths
+from llamaherd_supervisor.models import PART_ENDING, Sighting, model_name, part_paths
 from llamaherd_supervisor.projection import Known, evolve
 
 _DEPTH: Final = 3
@@ -35,8 +35,8 @@ _SLICE_BYTES: Final = 16 * 2**20
 
 
 def look(models_dir: Path) -> dict[str, Sighting]:
-    """The GGUF files by model name. A folder that is not there is an empty one."""
-    return name_files(_sightings(str(models_dir), _DEPTH))
+    """The GGUF files by path, of a split model the first. A folder that is not there is an empty one."""
+    return {sighting.path: sighting for sighting in _sightings(str(models_dir), _DEPTH)}
 
 
 def _sightings(folder: str, depth: int) -> Iterator[Sighting]:
@@ -53,11 +53,11 @@ def _sightings(folder: str, depth: int) -> Iterator[Sighting]:
         if stat.S_ISDIR(status.st_mode):
             if depth > 1 and not entry.name.startswith("."):
                 yield from _sightings(entry.path, depth - 1)
-        elif stat.S_ISREG(status.st_mode) and entry.name.lower().endswith(".gguf"):
+        elif stat.S_ISREG(status.st_mode) and model_name(entry.name):
             yield Sighting(entry.path, status.st_size, status.st_mtime_ns)
 
 
-def read_head(sighting: Sighting) -> GgufHead | UnreadableGguf:
+def read_head(sighting: Sighting) -> GgufHead | ProjectorHead | UnreadableGguf:
     """What the file says about itself, or why it cannot be served."""
     try:
         with open(sighting.path, "rb", buffering=_BUFFER_BYTES) as file:
@@ -94,7 +94,8 @@ def check_file(path: Path, *, is_first: bool) -> None:
         size_bytes = path.stat().st_size
         with open(path, "rb", buffering=_BUFFER_BYTES) as file:
             if is_first:
-                parse_gguf(file, size_bytes=size_bytes)
+                if isinstance(parse_gguf(file, size_bytes=size_bytes), ProjectorHead):
+                    raise UnreadableGguf("it is not a model but a part for one (projector)")
             else:
                 read_tables(file, size_bytes=size_bytes)
     except OSError as error:

@@ -27,6 +27,8 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     """Number of weights, summed over the tensor table."""
     context_tokens: int = 0
     """Training context, GGUF `<arch>.context_length`; 0 when the file does not say."""
+    embedding_length: int = 0
+    """Numbers a token has inside the model, GGUF `<arch>.embedding_length`; 0 when the file does not say."""
     quantization: str = ""
     """Name of GGUF `general.file_type`, e.g. `Q8_0`; empty when the file does not say."""
     chat: bool = False
@@ -34,8 +36,11 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     embedding: bool = False
     """Whether it is made for embeddings: the file names a pooling (`<arch>.pooling_type`)."""
     capabilities: list[str] = []
-    """What it can be asked for, as far as the file tells: of `completion`, `embedding`, `rerank`, `tools`,
+    """What it can be asked for, as far as its files tell: of `completion`, `embedding`, `rerank`, `tools`,
     `thinking`, `insert`, `vision`, `audio`."""
+    projector: str = ""
+    """Path of the GGUF file that lets it see or hear (`mmproj`); empty without one."""
+    projector_bytes: int = 0
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):

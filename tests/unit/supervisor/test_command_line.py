@@ -47,6 +47,12 @@ def test_a_model_made_for_embeddings_serves_them() -> None:
     assert "--embedding" not in render_arguments(LAUNCH)
 
 
+def test_a_projector_is_named() -> None:
+    words = render_arguments(msgspec.structs.replace(LAUNCH, projector="/m/mmproj.gguf"))
+
+    assert words[words.index("--mmproj") + 1] == "/m/mmproj.gguf"
+
+
 def test_a_long_text_is_embedded_in_one_batch() -> None:
     launch = msgspec.structs.replace(LAUNCH, batch_tokens=8192)
 

@@ -8,10 +8,18 @@ import gguf
 import pytest
 
 from harness.random_gguf import write_garbage, write_garbage_gguf, write_random_gguf, write_unloadable_gguf
-from llamaherd_supervisor.gguf_file import FILE_TYPES, TENSOR_SIZES, GgufHead, UnreadableGguf, parse_gguf
+from harness.random_projector import write_random_projector
+from llamaherd_supervisor.gguf_file import (
+    FILE_TYPES,
+    TENSOR_SIZES,
+    GgufHead,
+    ProjectorHead,
+    UnreadableGguf,
+    parse_gguf,
+)
 
 
-def parse(data: bytes) -> GgufHead:
+def parse(data: bytes) -> GgufHead | ProjectorHead:
     return parse_gguf(io.BytesIO(data), size_bytes=len(data))
 
 
@@ -31,6 +39,7 @@ def test_head_of_a_model(whole: bytes, tmp_path: Path) -> None:
         title="Cría",
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
         context_tokens=512,
+        embedding_length=32,
         quantization="F32",
         chat=True,
         capabilities=["completion"],
@@ -75,15 +84,52 @@ def test_each_defect_has_its_sentence(data: bytes, sentence: str) -> None:
         parse(data)
 
 
-def test_part_of_a_model_is_not_offered_as_one(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "mmproj.gguf", "clip")
+def write_pairs(path: Path, architecture: str, **pairs: object) -> bytes:
+    """A file without weights."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in pairs.items():
+        writer.add_key_value(key.replace("__", "."), value, gguf.GGUFValueType.get_type(value))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path.read_bytes()
 
-    with pytest.raises(UnreadableGguf, match="not a model but a part for one"):
-        parse((tmp_path / "mmproj.gguf").read_bytes())
+
+def test_part_of_a_model_is_not_offered_as_one(tmp_path: Path) -> None:
+    adapter = write_pairs(tmp_path / "lora.gguf", "llama", general__type="adapter")
+
+    with pytest.raises(UnreadableGguf, match=r"not a model but a part for one \(adapter\)"):
+        parse(adapter)
+
+
+@pytest.mark.parametrize(
+    ("sees", "hears", "senses"),
+    [(True, False, ["vision"]), (False, True, ["audio"]), (True, True, ["vision", "audio"])],
+)
+def test_projector_is_told_from_a_model_and_says_what_it_is_for(
+    tmp_path: Path, sees: bool, hears: bool, senses: list[str]
+) -> None:
+    data = write_random_projector(tmp_path / "p.gguf", sees=sees, hears=hears, embedding_length=48).read_bytes()
+
+    head = ProjectorHead(senses=senses, embedding_lengths=frozenset({48}), quantization="F16")
+    assert parse(data) == head
+
+
+def test_old_projector_with_the_projection_of_its_own_tower_may_be_for_any_length_of_its_matrices(
+    tmp_path: Path,
+) -> None:
+    data = write_random_projector(tmp_path / "p.gguf", embedding_length=48, said_length=768).read_bytes()
+
+    head = parse(data)
+
+    assert isinstance(head, ProjectorHead)
+    assert head.embedding_lengths == {32, 48}
+
+
+def test_projector_for_neither_images_nor_sounds_is_of_no_use(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableGguf, match="a part for a model, for neither images nor sounds"):
+        parse(write_pairs(tmp_path / "p.gguf", "clip", clip__has_vision_encoder=False))
 
 
 def test_architecture_nobody_knows_is_left_to_llama_server(tmp_path: Path) -> None:

@@ -57,6 +57,25 @@ def test_reason_of_a_load_that_can_never_succeed_is_found() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            "E mtmd_init_from_file: error: mismatch between text model (n_embd = 64) and mmproj (n_embd = 48)",
+            "mismatch between text model (n_embd = 64) and mmproj (n_embd = 48)",
+        ),
+        (
+            "E clip_init: failed to load model '/m/mmproj.gguf': load_hparams: unknown projector type: eye",
+            "load_hparams: unknown projector type: eye",
+        ),
+        ("E clip_init: failed to load model '/m/mmproj.gguf': failed to allocate buffer", ""),
+        ("E mtmd_init_from_file: error: Failed to load CLIP model from /m/mmproj.gguf", ""),
+    ],
+)
+def test_reason_why_a_projector_can_never_be_loaded_is_found(line: str, reason: str) -> None:
+    assert find_load_error([line]) == reason
+
+
 def test_load_that_may_succeed_later_has_no_such_reason() -> None:
     assert find_load_error(lines("load.log")) == ""
     assert find_load_error(["E llama_model_load: error loading model: unable to allocate CUDA0 buffer"]) == ""

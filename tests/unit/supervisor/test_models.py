@@ -2,15 +2,43 @@
 
 from typing import Final
 
+import msgspec
 import pytest
 
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
-from llamaherd_supervisor.gguf_file import GgufHead, UnreadableGguf
-from llamaherd_supervisor.models import Sighting, changed_models, is_news, judge, model_name, name_files
+from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf
+from llamaherd_supervisor.models import (
+    GgufFile,
+    Sighting,
+    is_news,
+    is_on_its_way,
+    judge,
+    model_name,
+    survey,
+    take_up,
+)
 
 SECOND: Final = 10**9
 FILE = Sighting("/models/cria.gguf", 100, 50 * SECOND)
-HEAD = GgufHead(architecture="llama", title="Cria", parameters=7, context_tokens=2048, quantization="Q8_0", chat=True)
+HEAD = GgufHead(
+    architecture="llama",
+    title="Cria",
+    parameters=7,
+    context_tokens=2048,
+    embedding_length=64,
+    quantization="Q8_0",
+    chat=True,
+    capabilities=["completion"],
+)
+CRIA = GgufFile(FILE, HEAD)
+EYES = GgufFile(
+    Sighting("/models/mmproj-cria.gguf", 10, 50 * SECOND),
+    ProjectorHead(senses=["vision"], embedding_lengths=frozenset({64}), quantization="F16"),
+)
+
+
+def of(path: str, head: GgufHead | ProjectorHead | UnreadableGguf) -> GgufFile:
+    return GgufFile(Sighting(path, 1, 50 * SECOND), head)
 
 
 @pytest.mark.parametrize(
@@ -31,22 +59,15 @@ def test_name_of_a_model_is_its_file_name(file_name: str, name: str | None) -> N
 
 
 def test_first_of_two_files_with_one_name_is_taken() -> None:
-    first, second = Sighting("/a/cria.gguf", 1, 1), Sighting("/b/cria.gguf", 2, 2)
+    events = survey("n", [of("/b/cria.gguf", HEAD), of("/a/cria.gguf", HEAD)], now_ns=0)
 
-    assert name_files([second, first]) == {"cria": first}
-
-
-def test_only_what_changed_is_read() -> None:
-    grown = Sighting(FILE.path, FILE.size_bytes + 1, FILE.modified_ns)
-
-    assert changed_models({}, {"cria": FILE}) == (["cria"], [])
-    assert changed_models({"cria": FILE}, {"cria": FILE}) == ([], [])
-    assert changed_models({"cria": FILE}, {"cria": grown}) == (["cria"], [])
-    assert changed_models({"cria": FILE}, {}) == ([], ["cria"])
+    assert {name: event.path for name, event in events.items() if isinstance(event, ModelFound)} == {
+        "cria": "/a/cria.gguf"
+    }
 
 
 def test_readable_file_is_found() -> None:
-    found = judge("n", "cria", FILE, HEAD, now_ns=60 * SECOND)
+    found = judge("n", "cria", CRIA, now_ns=60 * SECOND)
 
     assert found == ModelFound(
         node="n",
@@ -59,25 +80,85 @@ def test_readable_file_is_found() -> None:
         title="Cria",
         parameters=7,
         context_tokens=2048,
+        embedding_length=64,
         quantization="Q8_0",
         chat=True,
+        capabilities=["completion"],
     )
 
 
-def test_file_that_is_being_copied_is_neither_found_nor_rejected() -> None:
-    short = UnreadableGguf("cut short", truncated=True)
+def test_model_with_a_projector_sees_and_the_projector_is_no_model() -> None:
+    events = survey("n", [CRIA, EYES], now_ns=0)
 
-    assert judge("n", "cria", FILE, short, now_ns=59 * SECOND) is None
-    rejected = judge("n", "cria", FILE, short, now_ns=61 * SECOND)
+    assert list(events) == ["cria"]
+    found = events["cria"]
+    assert isinstance(found, ModelFound)
+    assert found.capabilities == ["completion", "vision"]
+    assert (found.projector, found.projector_bytes) == (EYES.seen.path, 10)
+
+
+def test_capability_that_the_model_has_itself_is_told_once() -> None:
+    seeing = msgspec.structs.replace(HEAD, capabilities=["completion", "vision"])
+
+    found = survey("n", [GgufFile(FILE, seeing), EYES], now_ns=0)["cria"]
+
+    assert isinstance(found, ModelFound)
+    assert found.capabilities == ["completion", "vision"]
+
+
+def test_projector_that_is_nobodys_is_rejected_and_the_spare_of_another_is_not() -> None:
+    alone = survey("n", [EYES], now_ns=0)
+    spare = survey("n", [CRIA, EYES, of("/models/mmproj-cria-F32.gguf", EYES.head)], now_ns=0)
+
+    (rejected,) = alone.values()
+    assert isinstance(rejected, ModelRejected)
+    assert (rejected.model, rejected.path) == ("mmproj-cria", EYES.seen.path)
+    assert "put it beside its model" in rejected.reason
+    assert list(spare) == ["cria"]
+
+
+def test_projectors_of_one_name_in_two_folders_are_two() -> None:
+    files = [
+        of(f"/{folder}/{name}.gguf", head)
+        for folder in "ab"
+        for name, head in ((folder * 4, HEAD), ("mmproj", EYES.head))
+    ]
+
+    events = survey("n", files, now_ns=0)
+
+    projectors = {name: event.projector for name, event in events.items() if isinstance(event, ModelFound)}
+    assert projectors == {"aaaa": "/a/mmproj.gguf", "bbbb": "/b/mmproj.gguf"}
+
+
+def test_file_that_is_being_copied_is_left_alone_for_a_while() -> None:
+    short = GgufFile(FILE, UnreadableGguf("cut short", truncated=True))
+
+    assert is_on_its_way(short, now_ns=59 * SECOND)
+    assert not is_on_its_way(short, now_ns=61 * SECOND)
+    assert not is_on_its_way(CRIA, now_ns=50 * SECOND)
+    assert not is_on_its_way(GgufFile(FILE, UnreadableGguf("no GGUF")), now_ns=50 * SECOND)
+
+
+def test_unreadable_file_is_rejected_with_its_reason() -> None:
+    rejected = judge("n", "cria", GgufFile(FILE, UnreadableGguf("cut short")), now_ns=61 * SECOND)
+
     assert rejected == ModelRejected(node="n", model="cria", at_ns=61 * SECOND, path=FILE.path, reason="cut short")
 
 
-def test_wrong_file_is_rejected_at_once() -> None:
-    assert isinstance(judge("n", "x", FILE, UnreadableGguf("no GGUF"), now_ns=50 * SECOND), ModelRejected)
+def test_file_is_taken_up_from_what_was_told_of_it() -> None:
+    assert take_up(judge("n", "cria", CRIA, now_ns=0)) == CRIA
 
 
-FOUND = judge("n", "cria", FILE, HEAD, now_ns=60 * SECOND)
-LATER = judge("n", "cria", FILE, HEAD, now_ns=99 * SECOND)
+def test_file_of_which_too_little_was_told_is_read_again() -> None:
+    (with_projector,) = survey("n", [CRIA, EYES], now_ns=0).values()
+    old = msgspec.structs.replace(judge("n", "cria", CRIA, now_ns=0), embedding_length=0)
+    broken = judge("n", "cria", GgufFile(FILE, UnreadableGguf("no GGUF")), now_ns=0)
+
+    assert [take_up(event) for event in (with_projector, old, broken, REMOVED)] == [None] * 4
+
+
+FOUND = judge("n", "cria", CRIA, now_ns=60 * SECOND)
+LATER = judge("n", "cria", CRIA, now_ns=99 * SECOND)
 REMOVED = ModelRemoved(node="n", model="cria", at_ns=70 * SECOND)
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from llamaherd_shared.errors import HerdError, NotFound, Rejected
+from llamaherd_supervisor.file_names import quantization_of
 from llamaherd_supervisor.pulls.repository import (
     HubFile,
     check_name,
@@ -12,7 +13,6 @@ from llamaherd_supervisor.pulls.repository import (
     choose,
     file_names,
     parse_repository,
-    quantization_of,
 )
 
 GEMMA = ["README.md", "gemma-3-270m-it-Q8_0.gguf", "gemma-3-270m-it-F16.gguf", "mmproj-model-f16.gguf"]

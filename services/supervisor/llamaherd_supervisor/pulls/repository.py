@@ -12,6 +12,7 @@ import msgspec
 
 from llamaherd_shared.errors import NotFound, Rejected
 from llamaherd_shared.events.pull import PullFile
+from llamaherd_supervisor.file_names import quantization_of
 
 DEFAULT_QUANTIZATIONS: Final = ("Q4_K_M", "Q8_0")
 """In this order, when none is asked for: good enough for most and small, else nearly lossless."""
@@ -21,9 +22,6 @@ _MAX_NAME: Final = 180
 _PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION: Final = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
-_QUANTIZATION: Final = re.compile(
-    r"(?<![A-Za-z0-9])((?:UD-)?(?:(?:I?Q|TQ)\d\w*|BF16|F16|F32|FP16|FP32|MXFP4\w*|NVFP4))(?![A-Za-z0-9])", re.IGNORECASE
-)
 _SPLIT: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 _NOT_MODELS: Final = re.compile(r"(?:^|[-_.])(?:mmproj|imatrix)(?:$|[-_.])", re.IGNORECASE)
 _ILLEGAL: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
@@ -110,12 +108,6 @@ def group_files(files: Iterable[HubFile]) -> list[Choice]:
         Choice(stem, quantization_of(stem) or quantization_of(folder), tuple(group))
         for (folder, stem), group in groups.items()
     ]
-
-
-def quantization_of(name: str) -> str:
-    """The quantization a file or folder is named for, in upper case; empty when it is not."""
-    found = _QUANTIZATION.findall(name)
-    return str(found[-1]).upper() if found else ""
 
 
 def file_names(name: str, count: int) -> list[str]:
