@@ -1,10 +1,11 @@
 """Settings of every service: one `llamaherd.yaml`, overridden by `LLAMAHERD_*` variables, read once at start.
 
-The file's top level holds `CommonSettings`' keys and one mapping per service. An unknown key or a wrong type
-is refused with file, line and column.
+The file's top level holds `CommonSettings`' keys, one mapping per service, and `models`. An unknown key or a wrong
+type is refused with file, line and column.
 """
 
 import argparse
+import re
 import socket
 import types
 import typing
@@ -18,11 +19,18 @@ import yaml
 
 from llamaherd_shared import __version__
 from llamaherd_shared.errors import Rejected
+from llamaherd_shared.model_spec import BadEntry, Models, check_entries, read_entry
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 SECTIONS: Final = ("gateway", "supervisor", "metrics", "logs", "ui")
 """Services that own a mapping in the file."""
+MODELS: Final = "models"
+"""The key of what is said about models; supervisor and gateway read it."""
+_MOVED: Final = {
+    ("gateway", "models"): "`models` at the top level of the file (`set`, `default`, `strip`, `clamp` below `rules`)",
+}
+"""Settings that were here once -> where they are now."""
 
 
 class SettingsError(Rejected):
@@ -56,16 +64,66 @@ def load_settings(
     Raises `SettingsError` with one sentence that names file, key, line and column.
     """
     document = _Document.load(config)
-    common: dict[str, Any] = {key: value for key, value in document.content.items() if key not in SECTIONS}
+    elsewhere = {*SECTIONS, MODELS}
+    common: dict[str, Any] = {key: value for key, value in document.content.items() if key not in elsewhere}
     own = document.content.get(section) or {}
     if not isinstance(own, dict):
         raise SettingsError(f"{document.where((section,))}: `{section}` must be a mapping of settings")
+    _refuse_moved(section, own, document, environ)
     common |= _from_environment(CommonSettings, "LLAMAHERD_", environ)
     own = own | _from_environment(section_type, f"LLAMAHERD_{section.upper()}_", environ)
     return (
         _convert(common, CommonSettings, document, ()),
         _convert(own, section_type, document, (section,)),
     )
+
+
+def load_models(*, config: Path | None, environ: Mapping[str, str]) -> Models:
+    """What the file, or the variable `LLAMAHERD_MODELS` (YAML), says about models. Raises `SettingsError`."""
+    text = environ.get(f"LLAMAHERD_{MODELS.upper()}")
+    if text is None:
+        document = _Document.load(config)
+    else:
+        document = _Document(None, {MODELS: _read_yaml(text)}, {})
+    content = document.content.get(MODELS) or {}
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"{document.where((MODELS,))}: `{MODELS}` must be a mapping of models to what holds for them"
+        )
+    entries: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        try:
+            entries[str(key)] = read_entry(str(key), value)
+        except msgspec.ValidationError as error:
+            raise _at_its_place(error, document, (MODELS, str(key))) from error
+        except BadEntry as error:
+            raise _bad_entry(error, document, str(key), *error.keys) from error
+    try:
+        check_entries(entries)
+    except BadEntry as error:
+        raise _bad_entry(error, document, *error.keys) from error
+    return Models(entries)
+
+
+def _bad_entry(error: BadEntry, document: "_Document", *keys: str) -> SettingsError:
+    return SettingsError(f"{document.where((MODELS, *keys))}: `{MODELS}.{keys[0]}`: {error.message}")
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"environment variable LLAMAHERD_{MODELS.upper()}: not valid YAML: {error}") from error
+
+
+def _refuse_moved(section: str, own: Mapping[str, Any], document: "_Document", environ: Mapping[str, str]) -> None:
+    for (owner, name), place in _MOVED.items():
+        if owner != section:
+            continue
+        variable = f"LLAMAHERD_{section}_{name}".upper()
+        if name in own or variable in environ:
+            where = document.where((section, name)) if name in own else f"environment variable {variable}"
+            raise SettingsError(f"{where}: `{section}.{name}` has moved: write {place}")
 
 
 def _from_environment(type_: type[msgspec.Struct], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -90,17 +148,21 @@ def _convert(content: dict[str, Any], type_: type[T], document: "_Document", abo
     known = set(fields)
     for key in content:
         if key not in known:
-            names = ", ".join(sorted(known | (set(SECTIONS) if not above else set())))
+            names = ", ".join(sorted(known | ({*SECTIONS, MODELS} if not above else set())))
             path = ".".join((*above, str(key)))
             raise SettingsError(f"{document.where((*above, key))}: unknown setting `{path}`; known here: {names}")
     content = {key: _spell(value, fields.get(key)) for key, value in content.items()}
     try:
         return msgspec.convert(content, type_, strict=False, dec_hook=_path_hook)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        keys = (*above, *path.rstrip("`").split(".")) if path else above
-        where = document.where(keys)
-        raise SettingsError(f"{where}: setting `{'.'.join(keys)}`: {message[0].lower()}{message[1:]}") from error
+        raise _at_its_place(error, document, above) from error
+
+
+def _at_its_place(error: msgspec.ValidationError, document: "_Document", above: tuple[str, ...]) -> SettingsError:
+    """msgspec's sentence: ``Expected `int`, got `str` - at `$.names[0]` ``; of a mapping's values it says `[...]`."""
+    message, _, path = str(error).partition(" - at `$")
+    keys = (*above, *(key for key in re.findall(r"[^.\[\]`]+", path)))
+    return SettingsError(f"{document.where(keys)}: setting `{'.'.join(keys)}`: {message[0].lower()}{message[1:]}")
 
 
 def _spell(value: Any, type_: Any) -> Any:
@@ -140,26 +202,36 @@ class _Document:
         if not isinstance(content, dict):
             raise SettingsError(f"{path}:1:1: expected settings as `key: value`, found a {type(content).__name__}")
         marks: dict[tuple[str, ...], tuple[int, int]] = {}
-        _collect_marks(root, (), marks)
+        _collect_marks(path, root, (), marks)
         return cls(path, content, marks)
 
     def where(self, keys: Sequence[Any]) -> str:
         """`file:line:column` of the deepest of these keys that the file has; else says the environment."""
         names = tuple(str(key) for key in keys)
-        if names in self.marks:
-            line, column = self.marks[names]
-            return f"{self.path}:{line}:{column}"
-        return f"environment variable LLAMAHERD_{'_'.join(names).upper()}" if names else str(self.path)
+        setting = names[:2] if names[:1] and names[0] in SECTIONS else names[:1]
+        for depth in range(len(names), len(setting) - 1, -1):
+            if names[:depth] in self.marks:
+                line, column = self.marks[names[:depth]]
+                return f"{self.path}:{line}:{column}"
+        return f"environment variable LLAMAHERD_{'_'.join(setting).upper()}" if names else str(self.path)
 
 
 def _collect_marks(
-    node: yaml.Node | None, above: tuple[str, ...], marks: dict[tuple[str, ...], tuple[int, int]]
+    file: Path, node: yaml.Node | None, above: tuple[str, ...], marks: dict[tuple[str, ...], tuple[int, int]]
 ) -> None:
+    """Line and column of every key and item, from 1. Raises `SettingsError` for a key that stands twice."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*above, str(key.value))
+            if path in marks:
+                place = f"{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+                raise SettingsError(f"{file}:{place}: `{'.'.join(path)}` stands here twice: put the two together")
             marks[path] = (key.start_mark.line + 1, key.start_mark.column + 1)
-            _collect_marks(value, path, marks)
+            _collect_marks(file, value, path, marks)
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            marks[(*above, str(number))] = (item.start_mark.line + 1, item.start_mark.column + 1)
+            _collect_marks(file, item, (*above, str(number)), marks)
 
 
 def service_arguments(argv: Sequence[str], service: str, description: str) -> Path | None:

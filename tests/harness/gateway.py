@@ -59,7 +59,8 @@ def as_variable(value: Any) -> str:
 class GatewayProcess:
     """`python -m llamaherd_gateway`, with its output kept."""
 
-    def __init__(self, folder: Path, nats_url: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, nats_url: str, *, models: Any = None, **settings: Any) -> None:
+        """`models`: as in llamaherd.yaml."""
         self.folder, self.port = folder, free_port()
         self.log = folder / "gateway.log"
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,8 @@ class GatewayProcess:
             "LLAMAHERD_GATEWAY_LMSTUDIO_PORT": "0",
         }
         variables |= {f"LLAMAHERD_GATEWAY_{name.upper()}": as_variable(value) for name, value in settings.items()}
+        if models is not None:
+            variables["LLAMAHERD_MODELS"] = as_variable(models)
         self._environment = os.environ | variables
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -245,7 +245,8 @@ def test_rules_aliases_and_patterns_reach_llama_server(run: Any, model: str) -> 
         assert len(await herd.finished(3, model=model)) == 3
 
     rules = {"set": {"seed": 7}, "default": {"top_k": 20}, "strip": ["logit_bias"], "clamp": {"temperature": [0, 1.5]}}
-    run(scenario, aliases={"gpt-4o": model, "claude-*": model}, default_model=model, models={"rules*": rules})
+    models = {"rules*": {"rules": rules}, model: {"aliases": ["gpt-4o", "claude-*"]}}
+    run(scenario, default_model=model, models=models)
 
 
 def test_a_load_that_several_wait_for_goes_on_when_one_leaves(run: Any, model: str) -> None:

@@ -12,7 +12,7 @@ from llamaherd.failures import Misused
 from llamaherd.launcher.probe import pick_port
 from llamaherd.permissions import SERVICES
 from llamaherd_shared.addresses import is_loopback
-from llamaherd_shared.settings import CommonSettings, SettingsError, load_settings
+from llamaherd_shared.settings import CommonSettings, SettingsError, load_models, load_settings
 
 LISTENERS: Final = ("gateway", "ui")
 """Services with an address of their own."""
@@ -70,6 +70,7 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
     given = dict(environ) | _environ_of(options)
     try:
         loaded = {service: _load(service, options.config, given) for service in SERVICES}
+        load_models(config=options.config, environ=given)
     except SettingsError as error:
         raise Misused(error.message) from error
     common = loaded["gateway"][0]

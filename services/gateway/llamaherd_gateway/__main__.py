@@ -6,7 +6,7 @@ import sys
 from llamaherd_gateway.app import serve
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_shared.service import load_or_exit, run_service
-from llamaherd_shared.settings import load_settings, service_arguments
+from llamaherd_shared.settings import load_models, load_settings, service_arguments
 
 
 def main() -> int:
@@ -14,7 +14,8 @@ def main() -> int:
     common, settings = load_or_exit(
         lambda: load_settings(GatewaySettings, "gateway", config=config, environ=os.environ), "gateway"
     )
-    return run_service("gateway", lambda service: serve(service, settings), common)
+    models = load_or_exit(lambda: load_models(config=config, environ=os.environ), "gateway")
+    return run_service("gateway", lambda service: serve(service, settings, models), common)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from llamaherd_gateway.problems import BadRequest, UnknownModel
 from llamaherd_gateway.projection import Alias, Instance, Model, Pull
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.names import LATEST, Names, file_name, is_pattern
+from llamaherd_gateway.routing.policy import Policy
 from llamaherd_gateway.routing.residency import Residency
 from llamaherd_gateway.routing.table import unknown_model_message
 from llamaherd_gateway.store import View
@@ -64,13 +65,12 @@ class Actions:
         node: str,
         herd: Callable[[], Herd],
         names: Callable[[], Names],
-        configured: Collection[str],
+        policy: Policy,
         residency: Residency,
     ) -> None:
-        """`configured`: aliases from the gateway's settings, which no client can change."""
         self.view, self.herd = view, herd
         self._bus, self._loader, self._names, self._node = bus, loader, names, node
-        self._configured, self._residency = configured, residency
+        self._policy, self._residency = policy, residency
 
     async def settled(self) -> None:
         """Return once the gateway knows what there is: it may have just started."""
@@ -158,7 +158,7 @@ class Actions:
         alias = self.spell(alias)
         if is_pattern(alias):
             raise BadRequest(f"{alias!r} cannot be a name: `*`, `?` and `[` stand for many", code="invalid_model")
-        if alias in self._configured:
+        if alias in self._policy.aliases:
             raise self._is_configured(alias)
         if alias in self.view.table.known and alias != model:
             text = f"{alias!r} is the name of a model's file and cannot mean another model: delete that one first"
@@ -175,7 +175,7 @@ class Actions:
         spelled, model = self._names().spelling(name), self.model_called(name)
         if spelled is None or model is None:
             raise UnknownModel(unknown_model_message(name, self.view.table.known))
-        if spelled != model and spelled in self._configured:
+        if spelled != model and spelled in self._policy.aliases:
             raise self._is_configured(spelled)
         alias = self.alias(spelled)
         others = [other for other in self._aliases_of(model) if other.alias != spelled]
@@ -197,7 +197,7 @@ class Actions:
         return sorted((alias for alias in aliases if alias.came_with_model or not came), key=lambda each: each.alias)
 
     def _is_configured(self, alias: str) -> BadRequest:
-        text = f"{alias!r} is an alias from the gateway's settings (`gateway.aliases`): change it there"
+        text = f"{alias!r} is an alias from llamaherd.yaml (`gateway.aliases` or `models`): change it there"
         return BadRequest(text, code="configured_alias")
 
     async def _store(self, fact: AliasEvent) -> int:

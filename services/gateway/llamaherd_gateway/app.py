@@ -26,12 +26,14 @@ from llamaherd_gateway.relay.protocol import RelayProtocol
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.routing.cards import build_cards
 from llamaherd_gateway.routing.loading import Loader
+from llamaherd_gateway.routing.policy import Policy
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
 from llamaherd_gateway.transfers import Transfers
 from llamaherd_shared import __version__
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.model_spec import Models
 from llamaherd_shared.projection import Follower
 from llamaherd_shared.service import Service, new_id
 from llamaherd_shared.tasks import end
@@ -41,7 +43,7 @@ CLOSE_S: Final = 1.0
 """For the last bytes of cut answers to leave."""
 
 
-async def serve(service: Service, settings: GatewaySettings) -> None:
+async def serve(service: Service, settings: GatewaySettings, models: Models) -> None:
     """Run until the service is told to stop."""
     common, bus, log = service.common, service.bus, service.log
     secret = read_secret(common.secret_file)
@@ -57,13 +59,14 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         ask_timeout_s=settings.ask_timeout_s,
         by=gateway_id,
     )
+    policy = Policy(models, aliases=settings.aliases, default_model=settings.default_model)
     loopback = is_loopback(settings.host) or settings.insecure
     access = Access(
         view,
         settings.keys,
         loopback_only=loopback,
         gateway=gateway_id,
-        aliases=settings.aliases,
+        aliases=policy.aliases,
         caught_up=follower.caught_up.is_set,
     )
     relay = Relay(
@@ -76,6 +79,7 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
         log=log,
         own_names=own_names(settings.host),
         access=access,
+        policy=policy,
     )
 
     def readiness() -> str:
@@ -96,7 +100,7 @@ async def serve(service: Service, settings: GatewaySettings) -> None:
             node=common.node,
             herd=herd,
             names=lambda: relay.names,
-            configured=settings.aliases,
+            policy=policy,
             residency=relay.residency,
         )
         blobs = Blobs(common.data_dir / "blobs")

@@ -1,27 +1,15 @@
 """What can be set about the gateway: the mapping `gateway:` of llamaherd.yaml, or `LLAMAHERD_GATEWAY_*`."""
 
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 import msgspec
 
 from llamaherd_gateway.access.keys import KeysMode
-from llamaherd_gateway.routing.rules import Rules
 from llamaherd_shared.addresses import is_loopback
 from llamaherd_shared.settings import SettingsError
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-
-
-class ModelSettings(Rules, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """About one model, by its name or a pattern: `gateway.models` in llamaherd.yaml."""
-
-    concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """Requests of this gateway that an instance works on at once; unset: as many as it has slots."""
-    fallback: str | None = None
-    """The model that answers when this one cannot be loaded."""
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,8 +34,6 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Other names of models. A name may be a pattern: `claude-*: qwen3-8b`."""
     default_model: str | None = None
     """What answers to names that mean nothing; unset: those are an error."""
-    models: dict[str, ModelSettings] = {}
-    """By name or pattern; the first that fits counts."""
     queue_limit: Annotated[int, msgspec.Meta(ge=0)] = 512
     """Requests that may wait for one model's slots; one more is refused with 503."""
     queue_timeout_s: Seconds = 600.0
@@ -79,10 +65,3 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 f"setting `gateway.keys`: without keys, {self.host} lets others use the models: "
                 "set `gateway.keys: required`, or `gateway.insecure: true` if that is meant"
             )
-
-
-def model_settings(models: Mapping[str, ModelSettings], model: str) -> ModelSettings:
-    """What was set about this model: under its own name, else under the first pattern that fits."""
-    if model in models:
-        return models[model]
-    return next((found for pattern, found in models.items() if fnmatchcase(model, pattern)), ModelSettings())

@@ -1,5 +1,7 @@
 """What `llamaherd up` decides before it starts anything."""
 
+from pathlib import Path
+
 import pytest
 
 from llamaherd.failures import Misused
@@ -41,3 +43,11 @@ def test_the_web_ui_is_opened_to_others_only_when_told_so() -> None:
     ):
         with pytest.raises(Misused, match=said):
             make_plan(options, environ)
+
+
+def test_a_mistake_in_what_is_said_about_models_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    config = tmp_path / "llamaherd.yaml"
+    config.write_text("models:\n  cria: {slots: none}\n")
+
+    with pytest.raises(Misused, match=r"llamaherd\.yaml:2:10: setting `models\.cria\.slots`: expected"):
+        make_plan(Options(config=config), {})

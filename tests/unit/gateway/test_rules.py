@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llamaherd_gateway.problems import BadRequest
-from llamaherd_gateway.routing.rules import Rules, apply_rules
-from llamaherd_gateway.settings import ModelSettings, model_settings
+from llamaherd_gateway.routing.rules import apply_rules
+from llamaherd_shared.model_spec import Rules
 
 
 def applied(rules: Rules, **body: Any) -> Any:
@@ -45,12 +45,3 @@ def test_what_is_not_touched_stays_as_it_was_written() -> None:
 def test_a_body_that_is_no_object_is_refused() -> None:
     with pytest.raises(BadRequest):
         apply_rules(Rules(set={"a": 1}), b"[]")
-
-
-def test_settings_of_a_model_are_found_by_name_then_by_pattern() -> None:
-    models = {"q*": ModelSettings(concurrency=1), "qwen": ModelSettings(concurrency=2)}
-
-    assert model_settings(models, "qwen").concurrency == 2
-    assert model_settings(models, "qq").concurrency == 1
-    assert model_settings(models, "other") == ModelSettings()
-    assert not ModelSettings(concurrency=3), "no rules to apply"

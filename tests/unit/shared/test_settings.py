@@ -57,6 +57,29 @@ def test_a_wrong_type_is_named_with_file_line_and_column(tmp_path: Path) -> None
         read(tmp_path, "gateway:\n  port: many\n")
 
 
+def test_a_wrong_item_of_a_list_is_named_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:3:11: setting `gateway\.names\.1`: expected `str`"):
+        read(tmp_path, "gateway:\n  names:\n    [a,   5]\n")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:3:3: `gateway\.port` stands here twice"):
+        read(tmp_path, "gateway:\n  port: 1\n  port: 2\n")
+
+
+def test_what_has_moved_is_told_where_it_is(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"llamaherd\.yaml:2:3: `gateway\.models` has moved: write `models` at the"):
+        read(tmp_path, "gateway:\n  models: {}\n")
+    with pytest.raises(SettingsError, match=r"environment variable LLAMAHERD_GATEWAY_MODELS: `gateway\.models` has"):
+        read(tmp_path, "", {"LLAMAHERD_GATEWAY_MODELS": "{}"})
+
+
+def test_what_is_said_about_models_is_not_a_common_setting(tmp_path: Path) -> None:
+    _, own = read(tmp_path, "models: {m: {slots: 1}}\n")
+
+    assert own == Gateway()
+
+
 def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="environment variable LLAMAHERD_GATEWAY_PORT"):
         read(tmp_path, "", {"LLAMAHERD_GATEWAY_PORT": "many"})

@@ -25,14 +25,16 @@ from llamaherd_gateway.routing.affinity import Affinity, blocks_of
 from llamaherd_gateway.routing.cards import LOADED
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.names import Names
+from llamaherd_gateway.routing.policy import Policy
 from llamaherd_gateway.routing.residency import Residency
 from llamaherd_gateway.routing.table import pick_instance
-from llamaherd_gateway.settings import GatewaySettings, ModelSettings, model_settings
+from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import View
 from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import encode_event
 from llamaherd_shared.events.usage import GatewayUsage, decode_usage, encode_usage
+from llamaherd_shared.model_spec import Rules
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
@@ -83,10 +85,11 @@ class Relay:
         log: Any,
         own_names: frozenset[str] | None,
         access: Access,
+        policy: Policy,
     ) -> None:
         """`own_names`: names of this machine when it listens on loopback only (`guard.py`)."""
         self.settings, self.node, self.loader, self.log = settings, node, loader, log
-        self.access = access
+        self.access, self.policy = access, policy
         self.guard = Guard(settings.cors_origins, own_names=own_names)
         self.date_header = b""
         self.server_state = ServerState()
@@ -109,9 +112,9 @@ class Relay:
         """Models in memory, or on the way to it."""
         self._affinity = Affinity()
         self._facts: dict[InstanceKey, Facts] = {}
-        self._settings_of: dict[str, ModelSettings] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         view.on_change.append(self._follow)
+        policy.on_change.append(self._follow)
         self._follow()
 
     # Which model and which instance.
@@ -160,18 +163,15 @@ class Relay:
             )
         return facts
 
-    def rules_of(self, model: str) -> ModelSettings:
+    def rules_of(self, model: str) -> Rules:
         """What whoever runs the herd decided about this model's requests."""
-        found = self._settings_of.get(model)
-        if found is None:
-            found = self._settings_of[model] = model_settings(self.settings.models, model)
-        return found
+        return self.policy.of(model).rules
 
     def alias_of(self, asked: str) -> Alias | None:
         """What a client's alias brings with it; `None`: this name is none, or brings nothing."""
         aliases = self._view.fleet.aliases
         name = self.names.spelling(asked) if aliases else None
-        alias = aliases.get(name) if name is not None and name not in self.settings.aliases else None
+        alias = aliases.get(name) if name is not None and name not in self.policy.aliases else None
         if alias is None or not (alias.system or alias.messages or alias.options):
             return None
         # A model's own name wins over an alias of that name.
@@ -179,7 +179,7 @@ class Relay:
 
     def fallback_of(self, model: str) -> str | None:
         """The model to ask when this one cannot be had."""
-        fallback = self.rules_of(model).fallback
+        fallback = self.policy.of(model).fallback
         return self.names.resolve(fallback) if fallback is not None else None
 
     # How long it stays.
@@ -231,7 +231,7 @@ class Relay:
         known = set(table.known)
         # A name that was given to a model before its file came, or that has outlived it, means nothing.
         made = {alias.alias: alias.model for alias in self._view.fleet.aliases.values() if alias.model in known}
-        self.names = Names(table.known, {**made, **self.settings.aliases}, self.settings.default_model)
+        self.names = Names(table.known, {**made, **self.policy.aliases}, self.policy.default_model)
         self._facts.clear()
         instances = self._view.fleet.instances.values()
         self._loaded = {instance.model for instance in instances if instance.state in LOADED}
@@ -239,7 +239,7 @@ class Relay:
         self._retire_pools()
         self.admission.set_capacity(
             {
-                model: sum(self.rules_of(model).concurrency or max(instance.slots, 1) for instance in ready)
+                model: sum(self.policy.of(model).concurrency or max(instance.slots, 1) for instance in ready)
                 for model, ready in table.ready.items()
             }
         )

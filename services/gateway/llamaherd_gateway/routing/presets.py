@@ -7,7 +7,8 @@ import msgspec
 
 from llamaherd_gateway.dialects.dialect import Facts, Preset
 from llamaherd_gateway.projection import Alias
-from llamaherd_gateway.routing.rules import Rules, apply_rules
+from llamaherd_gateway.routing.rules import apply_rules
+from llamaherd_shared.model_spec import Rules
 
 _NAMES: Final = {
     "num_predict": "max_tokens",

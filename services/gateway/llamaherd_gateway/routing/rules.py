@@ -5,23 +5,7 @@ from typing import Any
 import msgspec
 
 from llamaherd_gateway.problems import BadRequest
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """For the requests to one model. Names are those of the body that llama-server gets (`temperature`)."""
-
-    set: dict[str, Any] = {}
-    """Always this value, whatever the client says."""
-    default: dict[str, Any] = {}
-    """This value when the client says nothing (or `null`)."""
-    strip: tuple[str, ...] = ()
-    """Never passed on."""
-    clamp: dict[str, tuple[float | None, float | None]] = {}
-    """Numbers are moved into [lowest, highest]; `null` leaves that side open."""
-
-    def __bool__(self) -> bool:
-        return bool(self.set or self.default or self.strip or self.clamp)
-
+from llamaherd_shared.model_spec import Rules
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
