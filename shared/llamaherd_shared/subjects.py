@@ -5,6 +5,7 @@ One subject per entity: the type of a fact is its tag, not a token.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ _EMPTY: Final = "="
 """No text gives a lone `=`, so it can stand for the empty one."""
 
 
+@lru_cache(maxsize=1024)
 def encode_token(text: str) -> str:
     """Make any text one legal subject token (NATS ADR-6): other bytes become `=XX`; reversible."""
     return _ILLEGAL.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode()), text) or _EMPTY

@@ -124,6 +124,80 @@ def test_chunk_extensions_and_pipelining_are_served(gateway: GatewayProcess) -> 
     assert statuses == [200, 200, 200]
 
 
+def test_what_a_head_said_does_not_hold_for_the_next_one_on_its_connection(gateway: GatewayProcess) -> None:
+    """A connection remembers what its last head meant, for as long as the same one comes again."""
+    plain = POST + HOST + LENGTH + b"\r\n" + BODY
+    allowed = POST + HOST + b"Origin: https://a.example.com\r\n" + LENGTH + b"\r\n" + BODY
+    evil = POST + HOST + b"Origin: https://evil.example\r\n" + LENGTH + b"\r\n" + BODY
+
+    statuses, got = answers_to(gateway, plain + plain + allowed + plain + allowed + plain + evil)
+
+    assert statuses == [200] * 6 + [403]
+    assert got.count(b"access-control-allow-origin: https://a.example.com\r\n") == 2
+
+
+def test_a_connection_that_knows_its_clients_head_still_reads_what_comes(gateway: GatewayProcess) -> None:
+    """From the third on, a whole request with the same head is not parsed: everything else is."""
+    longer = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "x" * 500}]}).encode()
+
+    def post(body: bytes, headers: bytes = b"") -> bytes:
+        return POST + HOST + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    steps = [
+        (post(BODY), [200]),
+        (post(BODY), [200]),
+        (post(BODY), [200]),
+        (post(longer), [200]),
+        (post(b"{"), [400]),
+        (post(BODY) + post(BODY), [200, 200]),
+        (post(BODY, b"Origin: https://a.example.com\r\n"), [200]),
+        (b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n", [200]),
+        (post(BODY), [200]),
+        (POST + HOST + CHUNKED + b"\r\n" + IN_CHUNKS, [200]),
+        (post(BODY), [200]),
+        (post(BODY), [200]),
+        (post(b"{}").replace(b"Content-Length: 2", b"Content-Length: +2"), [400]),
+    ]
+
+    async def main() -> list[list[int]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        got = []
+        for data, expected in steps:
+            writer.write(data)
+            got.append([await status_of(reader) for _ in expected])
+        assert await asyncio.wait_for(reader.read(), 5) == b"", "closed after what is no HTTP"
+        writer.close()
+        return got
+
+    assert asyncio.run(main()) == [expected for _, expected in steps]
+
+
+async def status_of(reader: asyncio.StreamReader) -> int:
+    """Read one answer with a length."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None, head
+    await asyncio.wait_for(reader.readexactly(int(length[1])), 5)
+    return int(head.split()[1])
+
+
+def test_a_trailer_is_no_part_of_the_head_that_is_remembered(gateway: GatewayProcess) -> None:
+    expects = b"Expect: 100-continue\r\n"
+    with_trailer = POST + HOST + CHUNKED + b"\r\n" + IN_CHUNKS[:-2] + expects + b"\r\n"
+
+    first, _ = answers_to(gateway, with_trailer + POST + HOST + CHUNKED + expects + b"\r\n", patience_s=1)
+
+    assert first == [200, 100]
+
+
+def test_a_body_that_is_too_long_is_refused_behind_one_that_was_not(gateway: GatewayProcess) -> None:
+    long = POST + HOST + b"Content-Length: %d\r\n\r\n" % 2**40
+
+    statuses, _ = answers_to(gateway, POST + HOST + LENGTH + b"\r\n" + BODY + long)
+
+    assert statuses == [200, 413]
+
+
 @pytest.mark.parametrize(
     "offer",
     [

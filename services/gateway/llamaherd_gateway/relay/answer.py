@@ -45,6 +45,22 @@ class Answer:
         """A line that clients of an event stream skip."""
         self._add_body(b": %b\n\n" % text.encode(), out)
 
+    def passes_on(self, head: Head) -> bool:
+        """Whether this is the head of an answer with a length that needs no translation."""
+        return head.length is not None and self._translation is None and not self.status
+
+    def pass_on(self, head: Head, body: bytes, own_headers: bytes) -> bytes:
+        """Such an answer, when all of it is here."""
+        self.status = head.status
+        self.bytes_out = len(body)
+        return b"%b%bcontent-length: %d\r\n%b%b" % (
+            render_status_line(head.status),
+            head.lines,
+            head.length,
+            own_headers,
+            body,
+        )
+
     def take_head(self, head: Head, own_headers: Callable[[], bytes], out: list[bytes]) -> None:
         """llama-server's answer begins, and it is no error."""
         if self.status:

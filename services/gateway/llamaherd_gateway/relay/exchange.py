@@ -6,20 +6,19 @@ one write. It ends exactly once, with exactly one `RequestFinished`. Nothing in 
 
 import secrets
 import time
-from collections.abc import Sequence
 from itertools import count
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llamaherd_gateway.access.keys import Key
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Route, Turn
+from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Turn
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, late_body, problem_of, read_error
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.relay.answer import Answer
-from llamaherd_gateway.relay.heads import FORWARDED, Header, render_request_end
-from llamaherd_gateway.relay.inflating import inflate, is_inflatable
+from llamaherd_gateway.relay.heads import render_request_end
+from llamaherd_gateway.relay.inflating import inflate
+from llamaherd_gateway.relay.judging import Judged
 from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
 from llamaherd_gateway.relay.upstream import Connection, Head, Pool
 from llamaherd_gateway.relay.usage import Tail
@@ -36,12 +35,6 @@ CLIENT_CLOSED: Final = 499
 """nginx's status for a client that left before any answer."""
 NAME_TOLD: Final = 256
 """Characters of a model's name that an event keeps: clients may write anything there."""
-PROGRESS: Final = b"x-llamaherd-progress"
-JUDGED: Final = FORWARDED | {
-    b"content-type", b"content-length", b"content-encoding", b"traceparent", b"expect", PROGRESS
-}  # fmt: skip
-"""Request headers that an exchange looks at."""
-
 _BOOT: Final = secrets.token_hex(6)
 _BOOT_BYTES: Final = _BOOT.encode()
 _numbers: Final = count(1)
@@ -78,21 +71,14 @@ class Exchange:
     position = 0
     """In the queue, on arrival; 0: it did not have to wait."""
 
-    key: Key | None = None
-    """Whose request it is."""
     is_counted = False
     """Whether the key's limits have let it in."""
 
     _turn = False
     _body = b""
     _bytes_in = 0
-    _refusal: Problem | None = None
     _known = False
     """Whether the model's name is one of ours: only those make subjects."""
-    _encoding = b""
-    _wants_progress = False
-    """The client asked to be told how the waiting goes (`X-Llamaherd-Progress`)."""
-    _content_type = b""
 
     _pursuit: Pursuit | None = None
     _connection: Connection | None = None
@@ -116,31 +102,23 @@ class Exchange:
     _received_ns = 0
     _first_at = 0.0
 
-    def __init__(
-        self,
-        protocol: "RelayProtocol",
-        route: Route,
-        *,
-        target: bytes,
-        headers: list[Header],
-        keep_alive: bool,
-        http_1_0: bool,
-        began: float,
-        cors: bytes = b"",
-    ) -> None:
-        """`cors`: header lines of the answer that tell a browser which pages may read it."""
-        self.keep_alive = keep_alive
-        self._cors = cors
-        self._protocol, self.relay = protocol, protocol.relay
-        self.route, self._target = route, target
+    def __init__(self, protocol: "RelayProtocol", judged: Judged, *, length: int, trace: bytes, began: float) -> None:
+        """`length`: of the body as far as the client told it; `trace`: its `Traceparent`, empty without one."""
+        self._protocol, self.relay, self._judged = protocol, protocol.relay, judged
+        self.route, self.key, self.keep_alive = judged.route, judged.key, judged.keep_alive
+        self._refusal = judged.refusal
+        if length > self.relay.settings.max_body_bytes:
+            self._refusal = self._refusal or self._too_large()
         self._number = next(_numbers)
+        # Not secret, so not from the kernel: that would cost as much as parsing the request.
+        trace_id = trace_id_of(trace.decode("latin-1")) if trace else None
+        number = int(trace_id, 16) if trace_id is not None else getrandbits(128) or 1
+        self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
         self._parts: list[bytes] = []
         self._tail = Tail()
-        self._headers: Sequence[Header] = headers
-        self._answer = Answer(route.dialect, http_1_0=http_1_0)
+        self._answer = Answer(judged.route.dialect, http_1_0=judged.http_1_0)
         self._began = self.heard_at = began
         """When client (before `complete`) or llama-server (after it) last sent anything."""
-        self._judge_head(headers)
 
     @property
     def request_id(self) -> str:
@@ -170,41 +148,6 @@ class Exchange:
 
     # From the client.
 
-    def _judge_head(self, headers: list[Header]) -> None:
-        """Refuse what can be refused before the body arrives; find the trace and what goes upstream."""
-        self._forwarded = b""
-        self._expects_continue = False
-        trace = None
-        for name, value in headers:
-            if name not in JUDGED:
-                continue
-            if name == b"content-type":
-                self._content_type = value
-            elif name == b"content-length":
-                if int(value) > self.relay.settings.max_body_bytes:
-                    self._refusal = self._too_large()
-            elif name in FORWARDED:
-                self._forwarded += b"%s: %s\r\n" % (name, value)
-            elif name == b"traceparent":
-                trace = trace_id_of(value.decode("latin-1"))
-            elif name == b"expect":
-                self._expects_continue = value.lower() == b"100-continue"
-            elif name == b"content-encoding":
-                self._encoding = value.lower().strip()
-            else:
-                self._wants_progress = True
-        if self._encoding and not is_inflatable(self._encoding):
-            text = f"the request's body is encoded as {self._encoding.decode('latin-1')}: send it plain or as gzip"
-            self._refusal = Problem(status=415, message=text)
-        try:
-            self.key = self.relay.access.identify(headers)
-            self.relay.access.check_route(self.key, self.route)
-        except HerdError as error:
-            self._refusal = problem_of(error)
-        # Not secret, so not from the kernel: that would cost as much as parsing the request.
-        number = int(trace, 16) if trace is not None else getrandbits(128) or 1
-        self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
-
     def take_turn(self) -> None:
         """Every earlier request on this connection has been answered."""
         self._turn = True
@@ -212,8 +155,19 @@ class Exchange:
             self.answer_problem(self._refusal)
         elif self.complete:
             self._begin()
-        elif self._expects_continue:
+        elif self._judged.expects_continue:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def take_whole(self, body: bytes) -> None:
+        """It is its turn already, and this is all of its body."""
+        self._turn = self.complete = True
+        self._received_at = self._began
+        self._bytes_in = len(body)
+        self._parts.append(body)
+        if self._refusal is not None:
+            self.answer_problem(self._refusal)
+        else:
+            self._begin()
 
     def feed(self, body: bytes) -> None:
         """A piece of the request's body."""
@@ -257,10 +211,10 @@ class Exchange:
         self._received_ns = time.time_ns()
         relay, route = self.relay, self.route
         try:
-            if self._encoding:
-                body = inflate(body, self._encoding, limit=relay.settings.max_body_bytes)
-            asked = self.asked = route.read(body, self._headers)
-            self._headers, self._body = (), body
+            if self._judged.encoding:
+                body = inflate(body, self._judged.encoding, limit=relay.settings.max_body_bytes)
+            asked = self.asked = route.read(body, self._judged.headers)
+            self._body = body
             self.model = asked.model
             model = relay.names.resolve(asked.model)
             if model is None or asked.action != "call" or self.has_limits:
@@ -299,12 +253,12 @@ class Exchange:
         """What this instance will be asked. Raises `BadRequest` for what its model cannot do."""
         asked, route, facts = self.asked, self.route, self.facts_of(instance)
         if route.call is None:
-            call = Call(path=self._target.decode("latin-1"), body=asked.body)
+            call = Call(path=self._judged.target.decode("latin-1"), body=asked.body)
         else:
             call = route.call(asked, facts, self.turn())
         path, body, content_type = call.path, call.body, call.content_type
-        if body is asked.body and self._content_type:
-            content_type = self._content_type  # a form keeps its boundary
+        if body is asked.body and self._judged.content_type:
+            content_type = self._judged.content_type  # a form keeps its boundary
         if content_type.startswith(b"application/json"):
             if facts.preset is not None:
                 body = apply_preset(facts, body)
@@ -331,7 +285,7 @@ class Exchange:
         pool.in_flight += 1
         if call.translation is not None:
             self._answer.translate(call.translation)
-        end = render_request_end(self._forwarded, call.content_type, self._traceparent, len(call.body))
+        end = render_request_end(self._judged.forwarded, call.content_type, self._traceparent, len(call.body))
         connection.send(self, pool.request_start(self.route.method, call.path) + end, call.body)
         if self._protocol.flow.write_paused:
             connection.pause()
@@ -343,10 +297,11 @@ class Exchange:
 
         Raises `NotAllowed`, `NoKey`, `QueueIsFull`.
         """
-        if not self._known:
+        if self._known:
+            self._leave_queue()
+            self._leave_model(None, time.monotonic())
+        else:
             self.relay.access.check_model(self.key, model, self.asked.model)
-        self._leave_queue()
-        self._leave_model(None, time.monotonic())
         self.model, self._known = model, True
         if not self.route.passive:
             self.relay.residency.begin(model)
@@ -404,6 +359,9 @@ class Exchange:
         if head is not None:
             if head.status >= 400:
                 self._error_head = head
+            elif end and answer.passes_on(head):
+                self._pass_on(head, body)
+                return
             else:
                 answer.take_head(head, self._own_headers, out)
         if self._error_head is not None:
@@ -421,6 +379,14 @@ class Exchange:
         except Exception:
             self.relay.log.exception("an answer could not be translated", request=self.request_id)
             self.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
+
+    def _pass_on(self, head: Head, body: bytes) -> None:
+        """All of an answer that goes to the client as it came."""
+        self._first_at = self.heard_at if body else 0.0
+        self._tail.feed(body)
+        self._leave_instance()
+        self._write(self._answer.pass_on(head, body, self._own_headers()))
+        self._finish("ok", None)
 
     def _translate(self, body: bytes, end: bool, out: list[bytes]) -> None:
         """What came becomes what is sent. Raises whatever a translation raises."""
@@ -478,7 +444,7 @@ class Exchange:
             _BOOT_BYTES,
             self._number,
             self._traceparent,
-            self._cors,
+            self._judged.cors,
             self._dialect_headers(),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
@@ -490,7 +456,7 @@ class Exchange:
     @property
     def tells_progress(self) -> bool:
         """Only in a stream of events that is passed on as it comes: others have no place for it."""
-        return self._wants_progress and self.asked.stream and self.route.dialect.streams_events
+        return self._judged.wants_progress and self.asked.stream and self.route.dialect.streams_events
 
     def tell(self, text: str) -> None:
         """How the waiting goes, as a comment of the stream that the client asked for."""
@@ -570,7 +536,7 @@ class Exchange:
         """The one place where an exchange becomes complete."""
         self.response_complete = True
         self._parts.clear()
-        self._headers, self._body = (), b""
+        self._body = b""
         self._leave_queue()
         now = time.monotonic()
         if self._known:
@@ -602,7 +568,7 @@ class Exchange:
             node=self.relay.node,
             model=self.model[:NAME_TOLD],
             instance=self._instance.name if self._instance is not None else "",
-            route=self._target.partition(b"?")[0].decode("latin-1"),
+            route=self._judged.target.partition(b"?")[0].decode("latin-1"),
             status=status,
             outcome=outcome,
             streamed=asked.stream if asked is not None else False,

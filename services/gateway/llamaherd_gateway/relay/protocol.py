@@ -16,9 +16,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from llamaherd_gateway.access.guard import Unacceptable
 from llamaherd_gateway.dialects.dialect import Dialect
 from llamaherd_gateway.problems import Problem, late_body
-from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.projection import Fleet, Instance
 from llamaherd_gateway.relay.exchange import Exchange
-from llamaherd_gateway.relay.heads import Header, render_headers, render_status_line
+from llamaherd_gateway.relay.heads import Header, render_status_line
+from llamaherd_gateway.relay.judging import Judged, KnownHead, judge, judge_page, know_head
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.routes import find_route
 
@@ -52,19 +53,25 @@ class RelayProtocol(HttpToolsProtocol):
         self._heard_at = 0.0
         """When the last piece of a body came that is not an exchange's."""
         self._write_paused_at = 0.0
-        self._hosts = 0
-        self._host: bytes | None = None
-        self._origin: bytes | None = None
-        self._judged: tuple[bytes | None, bytes | None] | None = None
-        """`Host` and `Origin` of the last request on this connection: those of the next are the same, as a rule."""
-        self._cors: tuple[Header, ...] = ()
-        """Headers of the answer that tell a browser which pages may read it."""
-        self._cors_lines = b""
+        self._length = self._trace = b""
+        """`Content-Length` and `Traceparent`: no two requests have them in common."""
+        self._judged: Judged | None = None
+        """The last head on this connection, if the same one again would mean the same."""
+        self._judged_from: tuple[bytes, bytes, str, list[Header]] | None = None
+        """What that head was: method, target, version, headers."""
+        self._judged_in: Fleet | None = None
+        """The herd it was judged in."""
+        self._recalled: Judged | None = None
+        """The same, if the message being read has that very head."""
+        self._known: KnownHead | None = None
+        """The same head as bytes: a whole request that begins with it need not be parsed."""
         self._lingering = False
         self._declining = False
         """Between the head of a request that offers an upgrade and its second reading."""
         self._deaf = False
         """What comes in is no longer read as HTTP."""
+        self._refused: Problem | None = None
+        """What is to be said once everything that came before it has been answered."""
         self._watched = False
         self._answering: Any = None
         """uvicorn's cycle whose turn it was last."""
@@ -87,6 +94,9 @@ class RelayProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        was_idle = self._idle_since > 0
+        if was_idle and self._take_known(data):
+            return
         self._fed_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -97,8 +107,23 @@ class RelayProtocol(HttpToolsProtocol):
         else:
             if not self._head_began:
                 self._fed_bytes = 0
+                if was_idle and self._recalled is not None and not self._trace:
+                    self._known = know_head(data, self._recalled)
             elif self._fed_bytes > self._max_head_bytes:
                 self._refuse(self._head_too_large())
+
+    def _take_known(self, data: bytes) -> bool:
+        """Take the one request that this is, if its head is known; `False`: it has to be parsed."""
+        known = self._known
+        if known is None or self.relay.fleet is not self._judged_in or (body := known.body_of(data)) is None:
+            return False
+        self._idle_since = 0.0
+        self._began = time.monotonic()
+        exchange = Exchange(self, known.judged, length=len(body), trace=b"", began=self._began)
+        self.cycle = exchange  # type: ignore[assignment]
+        self._exchange = exchange
+        exchange.take_whole(body)
+        return True
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Another protocol was offered (Java's HTTP client offers h2c to everybody) and llhttp stopped after the head.
@@ -112,6 +137,10 @@ class RelayProtocol(HttpToolsProtocol):
                 Problem(status=405, message="this is no proxy: CONNECT is not served", code="method_not_allowed")
             )
             return
+        if self._length:
+            self.headers.append((b"content-length", self._length))
+        if self._trace:
+            self.headers.append((b"traceparent", self._trace))
         lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in OFFERS]
         head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
         self.parser = httptools.HttpRequestParser(self)
@@ -145,22 +174,19 @@ class RelayProtocol(HttpToolsProtocol):
         # uvicorn makes its scope here; hot routes do without one.
         self.url = b""
         self.headers = []
-        self._hosts = 0
-        self._host = self._origin = None
+        self._length = self._trace = b""
+        self._recalled = None
         self._began = self._head_began = time.monotonic()
         self._idle_since = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name == b"host":
-            self._hosts += 1
-            self._host = value
-        elif name == b"origin":
-            self._origin = value
-        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            text = f"the transfer coding {value.decode('latin-1')!r} is not supported: only `chunked` is"
-            raise Unacceptable(Problem(status=501, message=text, code="unsupported_transfer_coding"))
-        self.headers.append((name, value))
+        if name == b"content-length":
+            self._length = value
+        elif name == b"traceparent":
+            self._trace = value
+        else:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._head_began = 0.0
@@ -169,31 +195,10 @@ class RelayProtocol(HttpToolsProtocol):
             return
         if self._fed_bytes > self._max_head_bytes and self._head_size() > self._max_head_bytes:
             raise Unacceptable(self._head_too_large())
-        version = self.parser.get_http_version()
-        if self._hosts != 1 and (self._hosts or version != "1.0"):
-            # RFC 9112, section 3.2: such a message may mean one thing here and another to a proxy in front.
-            raise Unacceptable(Problem(status=400, message=f"the request has {self._hosts} Host headers, not one"))
-        came_as = (self._host, self._origin)
-        if came_as != self._judged:
-            self._cors = self.relay.guard.judge(*came_as)
-            self._cors_lines = render_headers(self._cors)
-            self._judged = came_as
-        target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
-        path = target.partition(b"?")[0]
-        route = find_route(self.parser.get_method(), target, path, self.relay.known)
-        if route is None:
-            self._start_asgi()
+        judged = self._judge()
+        if judged is None:
             return
-        exchange = Exchange(
-            self,
-            route,
-            target=target,
-            headers=self.headers,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            http_1_0=version == "1.0",
-            began=self._began,
-            cors=self._cors_lines,
-        )
+        exchange = Exchange(self, judged, length=int(self._length or 0), trace=self._trace, began=self._began)
         before: Any = self.cycle
         self.cycle = exchange  # type: ignore[assignment]
         if before is None or before.response_complete:
@@ -203,6 +208,34 @@ class RelayProtocol(HttpToolsProtocol):
             if len(self.pipeline) >= PIPELINED:
                 self.flow.pause_reading()
                 self._watch()
+
+    def _judge(self) -> Judged | None:
+        """What the head says; `None`: it is for an ordinary route, which has been started."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        came = (method, self.url, version, self.headers)
+        if came == self._judged_from and self.relay.fleet is self._judged_in:
+            self._recalled = self._judged
+            return self._judged
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                text = f"the transfer coding {value.decode('latin-1')!r} is not supported: only `chunked` is"
+                raise Unacceptable(Problem(status=501, message=text, code="unsupported_transfer_coding"))
+        http_1_0 = version == "1.0"
+        cors = judge_page(self.relay.guard, self.headers, http_1_0=http_1_0)
+        target = self.url if self.url.startswith(b"/") else _origin_form(self.url)
+        route = find_route(method, target, target.partition(b"?")[0], self.relay.known)
+        if route is None:
+            self._start_asgi(cors)
+            return None
+        # A copy: what follows a chunked body is added to this request's own headers.
+        headers = list(self.headers)
+        keep_alive = not http_1_0 and self.parser.should_keep_alive()
+        judged = judge(self.relay.access, route, target, headers, cors, keep_alive=keep_alive, http_1_0=http_1_0)
+        self._judged = self._known = None
+        if judged.lasts:
+            self._judged_from = (method, self.url, version, headers)
+            self._judged, self._judged_in = judged, self.relay.fleet
+        return judged
 
     def _watch(self) -> None:
         """A connection that is not read does not tell that its client has left."""
@@ -222,12 +255,16 @@ class RelayProtocol(HttpToolsProtocol):
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    def _start_asgi(self) -> None:
+    def _start_asgi(self, cors: tuple[Header, ...]) -> None:
         url, headers = self.url, self.headers
+        if self._length:
+            headers.append((b"content-length", self._length))
+        if self._trace:
+            headers.append((b"traceparent", self._trace))
         self._heard_at = time.monotonic()
         super().on_message_begin()
         self.url = url
-        self.scope["extensions"] = {"llamaherd.cors": {"headers": self._cors}}
+        self.scope["extensions"] = {"llamaherd.cors": {"headers": cors}}
         self.expect_100_continue = (b"expect", b"100-continue") in headers
         self.headers.extend(headers)
         super().on_headers_complete()
@@ -272,7 +309,7 @@ class RelayProtocol(HttpToolsProtocol):
         self._exchange = None
         if not exchange.complete:
             self._linger()
-        elif not exchange.keep_alive or self._deaf:
+        elif not exchange.keep_alive:
             self.transport.close()
         elif self.pipeline:
             # Not at once: a pipeline full of refusals would go as deep into the stack as it is long.
@@ -292,7 +329,9 @@ class RelayProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
             return
         self.flow.resume_reading()
-        if self._deaf:
+        if self._refused is not None:
+            self._write_problem(self._refused)
+        elif self._deaf:
             self.transport.close()
         elif not self._head_began:
             self._idle_since = time.monotonic()
@@ -321,6 +360,8 @@ class RelayProtocol(HttpToolsProtocol):
                     cycle.answer_problem(problem)
                 else:
                     self.transport.abort()
+            else:
+                self._refused = problem
             return
         self._write_problem(problem)
 

@@ -14,7 +14,7 @@ from llamaherd_gateway.access.gate import Access
 from llamaherd_gateway.access.guard import Guard
 from llamaherd_gateway.access.limits import GOSSIP_S
 from llamaherd_gateway.dialects.dialect import Facts
-from llamaherd_gateway.projection import Alias, Instance, InstanceKey
+from llamaherd_gateway.projection import Alias, Fleet, Instance, InstanceKey
 from llamaherd_gateway.relay.exchange import Exchange
 from llamaherd_gateway.relay.packing import Backlog
 from llamaherd_gateway.relay.pursuit import Pursuit
@@ -118,6 +118,11 @@ class Relay:
         self._follow()
 
     # Which model and which instance.
+
+    @property
+    def fleet(self) -> Fleet:
+        """The herd as it is now: another object after every change."""
+        return self._view.fleet
 
     @property
     def known(self) -> Sequence[str]:

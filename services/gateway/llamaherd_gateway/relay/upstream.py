@@ -30,6 +30,8 @@ SPARE_CONNECTIONS: Final = 2
 """Opened before they are needed, while an instance streams. Few: each holds one of llama-server's threads, of which
 it may have no more than its slots and four."""
 STARTS_REMEMBERED: Final = 64
+HEADS_REMEMBERED: Final = 256
+"""Of answers with a length: short ones have few different lengths, and so few different heads."""
 GONE_GRACE_S: Final = 1.0
 """How long bytes of an instance that has exited may still be under way."""
 
@@ -159,7 +161,11 @@ class Connection(asyncio.Protocol):
         if receiver is None or self._complete:
             self.transport.abort()  # nothing was asked: this connection cannot be trusted
             return
-        self._any_bytes = True
+        if not self._any_bytes and (head := self._recall(data)) is not None:
+            self._finish()
+            receiver.received(head, data[-head.length :] if head.length else b"", True)
+            return
+        starts, self._any_bytes = not self._any_bytes, True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, ValueError):
@@ -178,8 +184,22 @@ class Connection(asyncio.Protocol):
             body = b""
         head, self._head = self._head, None
         if self._complete:
+            if starts and self._keep and not self._chunked and head is not None:
+                self._pool.remember(data[: len(data) - len(body)], head)
             self._finish()
         receiver.received(head, body, self._complete)
+
+    def _recall(self, data: bytes) -> Head | None:
+        """The head, when this is a whole answer whose head came before, byte for byte, so that nothing need be parsed.
+
+        A connection's first answer is parsed in any case: it tells how many may follow.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._pool.heads.get(data[:end]) if self._requests > 1 else None
+        if head is None or len(data) - end != head.length:
+            return None
+        self._complete = self._any_bytes = self._keep = True
+        return head
 
     def _finish(self) -> None:
         """Back into the pool, if this connection can be used once more."""
@@ -222,6 +242,8 @@ class Pool:
         """Connections that nobody waits for yet."""
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
         self._starts: dict[tuple[str, str], bytes] = {}
+        self.heads: dict[bytes, Head] = {}
+        """Heads of answers that had a length and left their connection open."""
         self._retired = False
         self.gone = False
         """The process has exited: a connection to its address is to nobody, or to somebody else."""
@@ -235,6 +257,11 @@ class Pool:
             if len(self._starts) < STARTS_REMEMBERED and "?" not in path:
                 self._starts[method, path] = start
         return start
+
+    def remember(self, data: bytes, head: Head) -> None:
+        """These bytes are the head of a whole answer."""
+        if len(self.heads) < HEADS_REMEMBERED:
+            self.heads[data] = head
 
     def take(self) -> Connection | None:
         """An idle connection, the one used last; `None` when there is none to trust."""
