@@ -40,6 +40,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int = 0
     quantization: str = ""
     chat: bool = False
+    capabilities: list[str] = []
     rejected: str | None = None
     """Why it cannot be served."""
     instance: Instance | None = None

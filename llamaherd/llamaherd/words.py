@@ -40,7 +40,15 @@ def render_state(model: Model) -> Text:
 def models_table(models: Sequence[Model], *, with_node: bool) -> Table:
     """Every model file, one row each."""
     table = _table(
-        "MODEL", *(("NODE",) if with_node else ()), "STATE", "SIZE", "PARAMETERS", "CONTEXT", "QUANTIZATION", ""
+        "MODEL",
+        *(("NODE",) if with_node else ()),
+        "STATE",
+        "SIZE",
+        "PARAMETERS",
+        "CONTEXT",
+        "QUANTIZATION",
+        "CAPABILITIES",
+        "",
     )
     for model in models:
         table.add_row(
@@ -51,6 +59,7 @@ def models_table(models: Sequence[Model], *, with_node: bool) -> Table:
             render_count(model.parameters) if model.parameters else "",
             str(model.context_tokens or ""),
             model.quantization,
+            ", ".join(model.capabilities),
             reason_of(model),
         )
     return table

@@ -199,6 +199,35 @@ def test_what_a_model_lacks_is_said_instead_of_how_to_start_llama_server(name: s
     assert "Start it with" not in problem.message
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "ability"),
+    [
+        (
+            500,
+            "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "images",
+        ),
+        (
+            500,
+            "audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "audio",
+        ),
+        (
+            500,
+            "video input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "video",
+        ),
+        (501, "The current model does not support audio input.", "audio"),
+    ],
+)
+def test_sense_that_a_model_lacks_is_the_clients_mistake(status: int, message: str, ability: str) -> None:
+    body = json.dumps({"error": {"code": status, "message": message, "type": "server_error"}}).encode()
+
+    problem = read_error(status, body, "node/org/model/0")
+
+    assert (problem.status, problem.message) == (400, f"org/model is not made for {ability}")
+
+
 def test_errors_of_the_gateway_look_like_llama_servers() -> None:
     problem = Problem(status=429, message="slow down", code="rate_limit")
     assert json.loads(LLAMA.render_problem(problem, "")) == {

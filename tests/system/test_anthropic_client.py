@@ -226,7 +226,7 @@ def test_an_image_shown_to_a_model_without_eyes_is_the_callers_mistake(client: a
     source = {"type": "base64", "media_type": "image/png", "data": data}
     messages: Any = [{"role": "user", "content": [{"type": "image", "source": source}]}]
 
-    with pytest.raises(anthropic.BadRequestError, match="image input is not supported"):
+    with pytest.raises(anthropic.BadRequestError, match="cria is not made for images"):
         client.messages.create(model="cria", max_tokens=3, messages=messages)
 
 

@@ -16,11 +16,14 @@ _ABILITIES: Final = {
     "does not support embeddings": "embeddings",
     "does not support reranking": "reranking",
     "does not support audio input": "audio",
+    "audio input is not supported": "audio",
+    "image input is not supported": "images",
+    "video input is not supported": "video",
 }
 """llama-server tells how it should have been started, which is nothing a client can do -> what the model lacks."""
 
-_CLIENT_ERRORS: Final = ("image input is not supported", "audio input is not supported", "is too large to process")
-"""llama-server answers 500 to these, and they are the client's to mend (api-dialects, traps 14 and 15)."""
+_CLIENT_ERRORS: Final = ("is too large to process",)
+"""llama-server answers 500 to these, and they are the client's to mend (api-dialects, trap 15)."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

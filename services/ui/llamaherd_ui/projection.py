@@ -56,6 +56,8 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     context_tokens: int = 0
     quantization: str = ""
     chat: bool = False
+    capabilities: list[str] = []
+    projector: str = ""
     rejected: str | None = None
     """Why it cannot be served; `None` when it can."""
 
@@ -180,6 +182,8 @@ def _evolve_model(model: ModelFile | None, event: ModelBase) -> ModelFile | None
                 context_tokens=event.context_tokens,
                 quantization=event.quantization,
                 chat=event.chat,
+                capabilities=event.capabilities,
+                projector=event.projector,
             )
         case ModelRejected():
             return ModelFile(node=event.node, model=event.model, path=event.path, rejected=event.reason)

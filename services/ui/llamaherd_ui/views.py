@@ -50,7 +50,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     quantization: str
     chat: bool
+    capabilities: list[str]
+    """Of `completion`, `embedding`, `rerank`, `tools`, `thinking`, `insert`, `vision`, `audio`."""
     path: str
+    projector: str
+    """Path of the file that lets it see or hear; empty without one."""
     rejected: str | None
     """Why the file cannot be served; `null` when it can."""
     instance: Instance | None

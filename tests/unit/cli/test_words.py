@@ -24,6 +24,7 @@ from llamaherd_shared.events.access import KeyLimits
 MODELS = [
     Model(
         model="cria", node="box", size_bytes=3_500_000, parameters=3_200_000, context_tokens=2048, quantization="Q8_0",
+        capabilities=["completion", "vision"],
         instance=Instance(state="ready", since_ns=1_000_000_000, pid=17, host="127.0.0.1", port=40001, slots=4),
     ),
     Model(model="slow", node="box", instance=Instance(state="loading", ratio=0.41, stage="weights")),
@@ -44,6 +45,7 @@ def test_models_show_state_size_and_why_one_cannot_be_served() -> None:
     assert "3.3 MiB" in text
     assert "loading 41% weights" in text
     assert "the file ends inside the tensor table" in text
+    assert "completion, vision" in text
     assert "NODE" not in text
 
 

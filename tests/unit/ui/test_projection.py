@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import msgspec
 import pytest
 
 from llamaherd_shared.errors import NotFound
@@ -69,6 +70,15 @@ HISTORIES: dict[str, tuple[tuple[Event, ...], str]] = {
     "given up": ((STARTED, InstanceFailed(**WHO, at_ns=60, reason="no memory")), "failed"),
     "started again": ((STARTED, InstanceFailed(**WHO, at_ns=60, reason="x"), STARTED), "loading"),
 }
+
+
+def test_model_is_shown_with_what_it_can_and_the_file_it_sees_with() -> None:
+    seeing = msgspec.structs.replace(FOUND, capabilities=["completion", "vision"], projector="/m/mmproj.gguf")
+
+    file = fold(seeing)["model/n1/cria"]
+
+    assert isinstance(file, ModelFile)
+    assert (file.capabilities, file.projector) == (["completion", "vision"], "/m/mmproj.gguf")
 
 
 @pytest.mark.parametrize("name", HISTORIES)

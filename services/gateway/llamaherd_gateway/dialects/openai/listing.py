@@ -9,11 +9,21 @@ from llamaherd_gateway.dialects.openai.errors import OPENAI
 from llamaherd_gateway.problems import UnknownModel
 from llamaherd_gateway.routing.table import unknown_model_message
 
+_INPUTS: Final = {"vision": "image", "audio": "audio"}
+"""Capability -> what llama-server and others call the input."""
+
 
 def render_card(card: Card) -> dict[str, Any]:
-    """One model."""
-    created = card.modified_ns // 1_000_000_000
-    return {"id": card.name, "object": "model", "created": created, "owned_by": "llamaherd"}
+    """One model. OpenAI tells nothing of capabilities: `architecture` is as llama-server has it."""
+    inputs = ["text", *(modality for capability, modality in _INPUTS.items() if capability in card.capabilities)]
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.modified_ns // 1_000_000_000,
+        "owned_by": "llamaherd",
+        "architecture": {"input_modalities": inputs, "output_modalities": ["text"]},
+        "capabilities": sorted(card.capabilities),
+    }
 
 
 def answer_list(request: PageRequest, herd: Herd) -> Reply:

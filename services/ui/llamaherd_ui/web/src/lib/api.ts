@@ -36,7 +36,11 @@ export interface Model {
   context_tokens: number;
   quantization: string;
   chat: boolean;
+  /** Of completion, embedding, rerank, tools, thinking, insert, vision, audio. */
+  capabilities: string[];
   path: string;
+  /** Path of the file that lets it see or hear; empty without one. */
+  projector: string;
   /** Why the file cannot be served; null when it can. */
   rejected: string | null;
   /** Only here: the file is gone, but a process still serves it. */
@@ -198,6 +202,8 @@ export type Fact =
       context_tokens?: number;
       quantization?: string;
       chat?: boolean;
+      capabilities?: string[];
+      projector?: string;
     }
   | { type: "model.rejected.v1"; node: string; model: string; at_ns: number; path: string; reason: string }
   | { type: "model.removed.v1"; node: string; model: string; at_ns: number }

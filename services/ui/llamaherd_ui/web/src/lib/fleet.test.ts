@@ -17,6 +17,13 @@ const failed: Fact = { type: "instance.failed.v1", ...at, at_ns: 6, reason: "too
 const after = (...facts: Fact[]): Fleet => facts.reduce(evolve, EMPTY);
 const stateOf = (fleet: Fleet): InstanceState | undefined => fleet.models[0]?.instance?.state;
 
+test("a model is shown with what it can and the file it sees with", () => {
+  const seeing: Fact = { ...found, capabilities: ["completion", "vision"], projector: "/m/mmproj.gguf" };
+
+  expect(after(seeing).models[0]).toMatchObject({ capabilities: ["completion", "vision"], projector: "/m/mmproj.gguf" });
+  expect(after(found).models[0]?.capabilities).toEqual([]);
+});
+
 describe("an instance", () => {
   test.each<[string, Fact[], InstanceState]>([
     ["is loading once it was spawned", [found, started], "loading"],

@@ -54,7 +54,9 @@ export function evolve(fleet: Fleet, fact: Fact): Fleet {
         context_tokens: fact.context_tokens ?? 0,
         quantization: fact.quantization ?? "",
         chat: fact.chat ?? false,
+        capabilities: fact.capabilities ?? [],
         path: fact.path,
+        projector: fact.projector ?? "",
         rejected: null,
         removed: false,
       }));
@@ -183,7 +185,9 @@ function unheardOf(node: string, model: string): Model {
     context_tokens: 0,
     quantization: "",
     chat: false,
+    capabilities: [],
     path: "",
+    projector: "",
     rejected: null,
     instance: null,
   };
