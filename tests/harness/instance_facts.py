@@ -5,7 +5,7 @@ from typing import Any
 from llamaherd_gateway.projection import Fleet, evolve
 from llamaherd_shared.events.instance import InstanceExited, InstanceReady, InstanceStarted
 
-NAMES = {"node": "n1", "model": "m1", "at_ns": 1}
+NAMES: dict[str, Any] = {"node": "n1", "model": "m1", "at_ns": 1}
 
 
 def started(generation: int = 1, **names: Any) -> InstanceStarted:

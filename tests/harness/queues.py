@@ -15,7 +15,8 @@ class Request:
 
 def queued(*parties: str, capacity: int = 1, limit: int = 100) -> tuple[Admission, list[Request], list[Request]]:
     """One request per entry, asked for in this order; (queues, requests, those that were admitted)."""
-    admission, log = Admission(limit), []
+    admission = Admission(limit)
+    log: list[Request] = []
     admission.set_capacity({"m": capacity})
     requests = [Request(party, number, log) for number, party in enumerate(parties)]
     for request in requests:

@@ -31,9 +31,11 @@ def test_positions_tell_the_order_in_which_turns_will_come(parties: list[str], c
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["enter", "leave", "more", "fewer", "withdraw"]), st.integers(0, 5))))
 def test_never_more_at_work_than_slots_and_nobody_waits_beside_a_free_one(steps: list[tuple[str, int]]) -> None:
-    admission, log = Admission(50), []
+    admission = Admission(50)
+    asked: list[Request] = []
+    log: list[Request] = []
     admission.set_capacity({"m": 2})
-    capacity, active, asked = 2, 0, []
+    capacity, active = 2, 0
     for step, number in steps:
         admitted = len(log)
         if step == "enter" and admission.waiting("m") < 50:

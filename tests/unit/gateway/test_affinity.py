@@ -1,7 +1,7 @@
 """Which instance has a conversation's beginning in its cache."""
 
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.routing.affinity import BLOCK_BYTES, BLOCKS, REMEMBERED, Affinity, blocks_of
+from llamaherd_gateway.routing.affinity import BLOCK_BYTES, Affinity, blocks_of
 from llamaherd_gateway.routing.table import pick_instance
 
 A, B = ("n", "m", 0), ("n", "m", 1)
@@ -42,12 +42,3 @@ def test_the_longest_common_beginning_wins() -> None:
     affinity.note(blocks_of(FIRST), B)
 
     assert pick_instance(INSTANCES, {}, affinity.find(blocks_of(GOES_ON))).key == A
-
-
-def test_memory_is_bounded() -> None:
-    affinity = Affinity()
-    for number in range(REMEMBERED // BLOCKS + 2):
-        affinity.note(blocks_of(b"%08d" % number + bytes(2 * BLOCKS * BLOCK_BYTES)), A)
-
-    assert len(affinity._places) == REMEMBERED
-    assert blocks_of(b"short") == []
