@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 from llamaherd_gateway.relay.exchange import Exchange
 from llamaherd_gateway.relay.protocol import RelayProtocol
 
+SOURCE = inspect.getsource(HttpToolsProtocol)
 OVERRIDDEN = (
     "connection_lost",
     "data_received",
@@ -35,12 +36,11 @@ def test_what_is_overridden_exists_with_the_same_parameters(name: str) -> None:
 
 
 def test_the_attributes_that_are_used_are_set_by_uvicorn() -> None:
-    source = inspect.getsource(HttpToolsProtocol)
     used = ("cycle", "pipeline", "flow", "transport", "parser", "url", "headers", "expect_100_continue", "app", "loop")
     for name in used:
-        assert f"self.{name}" in source, name
-    assert "self.pipeline.appendleft((self.cycle, app))" in source
-    assert "cycle, app = self.pipeline.pop()" in source
+        assert f"self.{name}" in SOURCE, name
+    assert "self.pipeline.appendleft((self.cycle, app))" in SOURCE
+    assert "cycle, app = self.pipeline.pop()" in SOURCE
     state = ServerState()
     assert state.default_headers == []
     assert state.connections == set()
@@ -48,8 +48,7 @@ def test_the_attributes_that_are_used_are_set_by_uvicorn() -> None:
 
 def test_uvicorn_touches_only_what_an_exchange_has() -> None:
     """Everything uvicorn's protocol reads from or writes to its cycle."""
-    source = inspect.getsource(HttpToolsProtocol)
-    fields = {name for name in vars_of(source, "self.cycle.")}
+    fields = {name for name in vars_of(SOURCE, "self.cycle.")}
     assert fields <= {"response_complete", "disconnected", "message_event", "body", "more_body", "keep_alive"}
     code = inspect.getsource(Exchange)
     for name in ("response_complete", "disconnected", "message_event", "keep_alive"):
