@@ -74,6 +74,9 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """Requests of one gateway that an instance works on at once; unset: as many as it has slots."""
     fallback: str | None = None
     """The model that answers when this one cannot be loaded."""
+    drain_on_abort: bool = False
+    """Read an answer to its end when its client leaves, instead of closing the connection: for an engine that an
+    abort breaks. Its slot stays taken until then."""
     rules: Rules = Rules()
     """`set`, `default`, `strip` and `clamp` parameters of requests."""
     ttl_s: Annotated[float, msgspec.Meta(gt=0)] | None = None

@@ -51,6 +51,8 @@ STREAMED: Final = (
     "/infill",
 )
 CHAT: Final = b"another chat"
+FRAGILE: Final = "fragile"
+"""Its engine does not survive an abort."""
 GENERATING: Final = tuple(route.path for route in ROUTES if route.generates)
 EXAMPLES: Final = {route.path: route.example for route in ROUTES}
 
@@ -118,7 +120,8 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     nats = NatsServer(tmp_path_factory.mktemp("nats")).start()
-    gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), nats.url).start()
+    models = {FRAGILE: {"drain_on_abort": True}}
+    gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), nats.url, models=models).start()
     with asyncio.Runner() as runner:
         opened = open_herd(nats.url, gateway)
         herd = runner.run(opened.__aenter__())
@@ -318,5 +321,29 @@ def test_a_client_gone_with_half_its_request_sent_is_recorded(world: World) -> N
         event = (await world.herd.finished(1, model="", route="/v1/rerank"))[0]
         assert (event.outcome, event.status) == ("cancelled", 499)
         assert (await world.herd.state(model))["requests"] == before
+
+    world.run(scenario())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engine_that_an_abort_breaks_is_not_aborted_and_its_slot_stays_taken(world: World, stream: bool) -> None:
+    """T25."""
+
+    async def scenario() -> None:
+        await world.add_model(FRAGILE, slots=1, die_on_cancel=True, delay_token_s=0.02, tokens=30)
+        before = await world.herd.state(FRAGILE)
+        _, left = await world.ask("/v1/chat/completions", FRAGILE, stream=stream)
+        await world.until(FRAGILE, active=1)
+        left.close()
+        reader, _ = await world.ask("/v1/chat/completions", FRAGILE, stream=False)
+
+        taken = await world.until(FRAGILE, requests=before["requests"] + 2)
+        head = await reader.readuntil(b"\r\n\r\n")
+        after = await world.until(FRAGILE, active=0)
+
+        assert taken["active"] <= 1
+        assert taken["said"] >= before["said"] + 30
+        assert b" 200 OK" in head
+        assert (after["cancelled"], after["pid"]) == (0, before["pid"])
 
     world.run(scenario())

@@ -56,7 +56,7 @@ class Answer:
         return b"%b%bcontent-length: %d\r\n%b%b" % (
             render_status_line(head.status),
             head.lines,
-            head.length,
+            len(body),
             own_headers,
             body,
         )

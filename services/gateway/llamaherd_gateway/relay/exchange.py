@@ -19,6 +19,7 @@ from llamaherd_gateway.relay.answer import Answer
 from llamaherd_gateway.relay.heads import render_request_end
 from llamaherd_gateway.relay.inflating import inflate
 from llamaherd_gateway.relay.judging import Judged
+from llamaherd_gateway.relay.leftover import Leftover
 from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
 from llamaherd_gateway.relay.upstream import Connection, Head, Pool
 from llamaherd_gateway.relay.usage import Tail
@@ -194,8 +195,17 @@ class Exchange:
         if self.response_complete:
             return
         self.disconnected = True
+        if self.relay.policy.of(self.model).drain_on_abort:
+            self._leave_behind()
         self._release()
         self._record("cancelled", self.status or CLIENT_CLOSED, None)
+
+    def _leave_behind(self) -> None:
+        """Let llama-server's answer go on to its end, if there is one."""
+        connection, pool = self._connection, self._pool
+        if connection is not None and pool is not None:
+            connection.hand_over(Leftover(self.relay, pool, self.model, holds_slot=self._holds_slot))
+            self._connection, self._holds_slot = None, False
 
     def _too_large(self) -> Problem:
         limit = self.relay.settings.max_body_bytes

@@ -116,6 +116,11 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
 
+    def hand_over(self, receiver: Receiver) -> None:
+        """From now on the answer goes to somebody else, as fast as it comes."""
+        self._receiver = receiver
+        self.resume()
+
     def abandon(self) -> None:
         """The client has left: closing the connection stops the generation."""
         self._receiver = None
