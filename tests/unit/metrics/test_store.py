@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from harness.samples import NOW_S, NS, RUNGS, TABLES, database, entry, recorded
-from llamaherd_metrics.store import MAX_POINTS, read_history
+from llamaherd_metrics import store
+from llamaherd_metrics.store import read_history
 from llamaherd_shared.commands import HistoryQuery
 from llamaherd_shared.errors import Rejected
 
@@ -91,11 +92,14 @@ def test_history_that_makes_no_sense_is_rejected(query: dict[str, int]) -> None:
         read_history(database(), RUNGS, HistoryQuery(**query))
 
 
-def test_answer_that_would_not_fit_on_the_bus_gets_wider_points() -> None:
-    wide = {f"v{number}": 1.0 for number in range(400)}
+def test_answer_that_would_not_fit_on_the_bus_gets_wider_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = {f"v{number}": 1.0 for number in range(40)}
     db = recorded([entry(NOW_S + at_s, wide) for at_s in range(50)])
 
-    answer = read_history(db, RUNGS, HistoryQuery(from_ns=NOW_S * NS, to_ns=(NOW_S + 50) * NS))
+    answers = []
+    for most in (2000, 1800):
+        monkeypatch.setattr(store, "MAX_POINTS", most)
+        answers.append(read_history(db, RUNGS, HistoryQuery(from_ns=NOW_S * NS, to_ns=(NOW_S + 50) * NS)))
 
-    assert answer.resolution_s > 1
-    assert sum(len(one.at_s) for one in answer.series) <= MAX_POINTS
+    assert answers[0].resolution_s == 1 < answers[1].resolution_s
+    assert [sum(len(one.at_s) for one in answer.series) <= 1800 for answer in answers] == [False, True]
