@@ -1,9 +1,10 @@
 """Who may say and hear what on the embedded nats-server, derived from the table of subjects.
 
 Everything that grants a right is in this file: the rights of a service follow from the rows of
-`llamaherd_shared.subjects.TABLE` that name it as writer or reader, and from nothing else. Two exceptions are
-written out: the supervisor also speaks for its llama-servers, and `admin` (the CLI, your own subscriber) reads
-everything and gives commands but writes no facts.
+`llamaherd_shared.subjects.TABLE` that name it as writer or reader, and from nothing else. Three exceptions are
+written out: the supervisor also speaks for its llama-servers; `admin` (the CLI, your own subscriber) reads
+everything and gives commands but writes no facts; and of a private stream, which holds what people wrote, its own
+services can ask for single messages and delete them, and nobody can listen.
 """
 
 import re
@@ -22,6 +23,7 @@ USERS: Final = (*SERVICES, ADMIN)
 
 _EVERYONE: Final = "every service"
 _COMMAND: Final = "cmd"
+_PRIVATE: Final = frozenset(stream.kind for stream in STREAMS if stream.private)
 _HOLE: Final = re.compile(r"<[a-z]+>")
 _SPEAKS_FOR: Final = {"supervisor": ("supervisor", "llama-server")}
 
@@ -52,7 +54,7 @@ def permissions_of(user: str, *, prefix: str) -> Permissions:
         writes, reads = user in _names(row.writer), user in _names(row.readers)
         if writes:
             publish += [f"{prefix}.{shape}" for shape in _publish_shapes(row, user)]
-        if reads:
+        if reads and _kind(row) not in _PRIVATE:
             subscribe.append(f"{prefix}.{_heard(row)}")
             responds = responds or _kind(row) == _COMMAND
         if writes or reads:
@@ -63,14 +65,15 @@ def permissions_of(user: str, *, prefix: str) -> Permissions:
 
 
 def _permissions_of_admin(prefix: str) -> Permissions:
+    kinds = _kinds(TABLE) - _PRIVATE
     return Permissions(
         publish=(
             f"{prefix}.cmd.>",
             "$JS.API.STREAM.NAMES",
             "$JS.API.STREAM.LIST",
-            *_stream_rights(_kinds(TABLE), prefix),
+            *_stream_rights(kinds, prefix),
         ),
-        subscribe=(f"{inbox_prefix(ADMIN)}.>", f"{prefix}.>"),
+        subscribe=(f"{inbox_prefix(ADMIN)}.>", *(f"{prefix}.{kind}.>" for kind in sorted(kinds))),
         responds=False,
     )
 
@@ -79,12 +82,17 @@ def _stream_rights(kinds: Iterable[str], prefix: str) -> tuple[str, ...]:
     """JetStream API subjects (ADR-31, ADR-17): ensure every stream, read those that hold one of `kinds`.
 
     Whoever starts first creates the streams, therefore everybody may. Nobody may delete or purge one.
+    A private one is asked for a message by its subject, and the message can be deleted.
     """
     rights = ["$JS.API.INFO"]
     for stream in STREAMS:
         name = stream_name(stream.name, prefix)
         rights += [f"$JS.API.STREAM.{verb}.{name}" for verb in ("INFO", "CREATE", "UPDATE")]
-        if stream.kind in kinds:
+        if stream.kind not in kinds:
+            continue
+        if stream.private:
+            rights += [f"$JS.API.DIRECT.GET.{name}.>", f"$JS.API.STREAM.MSG.DELETE.{name}"]
+        else:
             rights += [
                 f"$JS.API.STREAM.MSG.GET.{name}",
                 f"$JS.API.DIRECT.GET.{name}",

@@ -9,6 +9,7 @@ REQUESTS: Final = "HERD_REQUESTS"
 METRICS: Final = "HERD_METRICS"
 LOGS: Final = "HERD_LOGS"
 PRESENCE: Final = "HERD_PRESENCE"
+CONVERSATIONS: Final = "HERD_CONVERSATIONS"
 
 _DAY_S: Final = 86_400
 _GB: Final = 2**30
@@ -33,6 +34,10 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """Where every stored message is repeated for core subscribers; `None`: nowhere."""
     last_per_subject: bool = False
     """Keep only the newest message of a subject, which may carry a time to live."""
+    tells_expiry: bool = False
+    """Say on the subject itself that its message has expired."""
+    private: bool = False
+    """Holds what people wrote: its writer alone reads it, by subject, and deletes single messages."""
 
 
 STREAMS: Final[tuple[Stream, ...]] = (
@@ -80,6 +85,17 @@ STREAMS: Final[tuple[Stream, ...]] = (
         compressed=False,
         deny_delete=False,
         last_per_subject=True,
+        tells_expiry=True,
+    ),
+    Stream(
+        name=CONVERSATIONS,
+        kind="conv",
+        why="answers that clients go on from, with what was asked: for as long as OpenAI keeps them",
+        max_age_s=30 * _DAY_S,
+        max_bytes=4 * _GB,
+        deny_delete=False,
+        last_per_subject=True,
+        private=True,
     ),
 )
 """All streams. docs/architecture.md is generated from it."""

@@ -50,6 +50,7 @@ TABLE: Final[tuple[Subject, ...]] = (
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
     Subject("presence.<node>.<service>", "every service", "supervisor, metrics, ui", "who is alive; expires by itself"),
+    Subject("conv.<key>.<response>", "gateway", "gateway", "one answer that can be gone on from, with what was asked"),
     Subject("usage.<gateway>", "gateway", "gateway", "use of API keys and models, for shared limits; kept nowhere"),
     Subject(
         "cmd.supervisor.<node>.<verb>",
@@ -98,6 +99,10 @@ class Subjects(msgspec.Struct, frozen=True):
 
     def presence(self, node: str, service: str) -> str:
         return f"{self.prefix}.presence.{encode_token(node)}.{encode_token(service)}"
+
+    def conversation(self, key: str, response: str) -> str:
+        """An answer that was given to an API key; `key` is empty where none is asked for."""
+        return f"{self.prefix}.conv.{encode_token(key)}.{encode_token(response)}"
 
     def usage(self, gateway: str) -> str:
         return f"{self.prefix}.usage.{encode_token(gateway)}"

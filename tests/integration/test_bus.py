@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -14,7 +15,7 @@ from llamaherd_shared.bus import Bus, PublishRefused, Recorded, wire
 from llamaherd_shared.commands import Accepted, LoadModel
 from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.instance import InstanceDraining
-from llamaherd_shared.streams import EVENTS, METRICS, PRESENCE, STREAMS
+from llamaherd_shared.streams import CONVERSATIONS, EVENTS, METRICS, PRESENCE, STREAMS
 from llamaherd_shared.subjects import Subjects
 
 FACT = InstanceDraining(node="n", model="m", at_ns=1, cause="unload")
@@ -57,6 +58,44 @@ def test_streams_are_created_once_by_any_number_of_racing_services(nats_server: 
             assert (await buses[0].stream_head(stream.name)).last == 0
         for bus in buses:
             await bus.close()
+
+    uvloop.run(body())
+
+
+def test_a_message_of_a_subject_is_found_deleted_or_gone_by_itself(nats_server: NatsServer) -> None:
+    async def body() -> None:
+        async with connected(nats_server) as bus:
+            kept, brief, other = (bus.subjects.conversation("k", name) for name in ("kept", "brief", "other"))
+            sequence = await bus.publish(kept, b"hello", msg_id="a")
+            await bus.publish(brief, b"soon gone", msg_id="b", ttl_s=1)
+
+            found = await bus.newest(CONVERSATIONS, kept, timeout_s=5)
+            assert found is not None
+            assert (found.sequence, found.data, found.subject) == (sequence, b"hello", kept)
+            assert await bus.newest(CONVERSATIONS, other, timeout_s=5) is None
+
+            await bus.delete(CONVERSATIONS, sequence)
+            assert await bus.newest(CONVERSATIONS, kept, timeout_s=5) is None
+            await bus.delete(CONVERSATIONS, sequence)
+            deadline = time.monotonic() + 10
+            while await bus.newest(CONVERSATIONS, brief, timeout_s=5) is not None:
+                assert time.monotonic() < deadline, "it does not expire"
+                await asyncio.sleep(0.05)
+
+    uvloop.run(body())
+
+
+def test_a_question_for_a_message_ends_in_time_when_the_bus_is_away(nats_server: NatsServer) -> None:
+    async def body() -> None:
+        async with connected(nats_server) as bus:
+            subject = bus.subjects.conversation("k", "kept")
+            await bus.publish(subject, b"hello", msg_id="a")
+            nats_server.kill()
+            with pytest.raises(Unavailable, match="did not answer within"):
+                await bus.newest(CONVERSATIONS, subject, timeout_s=0.5)
+            nats_server.start()
+            found = await bus.newest(CONVERSATIONS, subject, timeout_s=10)
+            assert found is not None
 
     uvloop.run(body())
 

@@ -16,8 +16,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NoStreamResponseError, NotFoundError
 
 from llamaherd_shared.bus import layout, reader, requests, wire
 from llamaherd_shared.bus.publisher import EXPECTED_SUBJECT_SEQUENCE, MESSAGE_ID, Publisher, WrongSequence
@@ -34,6 +34,8 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 RECONNECT_WAIT_S: Final = 0.2
 DRAIN_S: Final = 5.0
+TIME_TO_LIVE: Final = "Nats-TTL"
+"""Header; seconds."""
 _log = structlog.get_logger("llamaherd.bus")
 
 
@@ -162,6 +164,11 @@ class Bus:
         return self._publisher.dropped
 
     @property
+    def max_message_bytes(self) -> int:
+        """Largest message that nats-server takes, headers included."""
+        return self._nc.max_payload
+
+    @property
     def waiting(self) -> int:
         """Messages taken and not yet known to be stored: grows while more is offered than nats-server can store."""
         return self._publisher.waiting
@@ -198,13 +205,17 @@ class Bus:
         except WrongSequence:
             # A copy sent again finds its own first copy: that is no conflict.
             last = await self._last(EVENTS, subject)
-            if last is not None and last[1] == msg_id:
-                return last[0]
+            if last is not None and (last.headers or {}).get(MESSAGE_ID) == msg_id:
+                return last.sequence
             raise
 
-    async def publish(self, subject: str, payload: bytes, *, msg_id: str) -> int:
-        """Store one message and return its sequence. Waits while the bus is away."""
-        return await self._store(subject, payload, message_headers(msg_id))
+    async def publish(self, subject: str, payload: bytes, *, msg_id: str, ttl_s: int | None = None) -> int:
+        """Store one message and return its sequence. Waits while the bus is away.
+
+        `ttl_s`: after so many seconds it is gone, in a stream where messages may say so.
+        """
+        ttl = {} if ttl_s is None else {TIME_TO_LIVE: str(ttl_s)}
+        return await self._store(subject, payload, {**message_headers(msg_id), **ttl})
 
     def offer(self, subject: str, payload: bytes, *, msg_id: str, headers: dict[str, str] | None = None) -> bool:
         """Queue one message without waiting; `False` when it was dropped because the bus has been away too long."""
@@ -237,7 +248,27 @@ class Bus:
     async def last_sequence(self, subject: str, *, stream: str = EVENTS) -> int:
         """Sequence of the newest message of one subject; 0 when it has none."""
         last = await self._last(stream, subject)
-        return last[0] if last is not None else 0
+        return last.sequence if last is not None else 0
+
+    async def newest(self, stream: str, subject: str, *, timeout_s: float) -> Recorded | None:
+        """The newest message of one subject; `None` when it has none. Raises `Unavailable` when nobody can tell."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._last(stream, subject)
+        except TimeoutError as error:
+            raise Unavailable(f"stream {stream} did not answer within {timeout_s:g} s", retry_after_s=2) from error
+
+    async def delete(self, stream: str, sequence: int) -> None:
+        """Delete one message of a stream that allows it, if it is there still. Raises `Unavailable`."""
+        try:
+            await self._js.delete_msg(self.stream(stream), sequence)
+        except APIError as error:
+            # Whether it was there is told by the description alone: every failure to delete has the code 10057.
+            if "no message found" not in (error.description or ""):
+                raise Unavailable(f"a message of stream {stream} cannot be deleted: {error}") from error
+        except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+            wire.heed_cancellation()
+            raise Unavailable(f"stream {stream} cannot be asked: {error}", retry_after_s=2) from error
 
     async def serve(
         self,
@@ -311,8 +342,8 @@ class Bus:
             raise Unavailable("the bus has been away for so long that nothing more can be queued")
         return await future
 
-    async def _last(self, stream: str, subject: str) -> tuple[int, str] | None:
-        """(sequence, message id) of the newest message of a subject."""
+    async def _last(self, stream: str, subject: str) -> Recorded | None:
+        """The newest message of a subject. Waits while the bus is away."""
         while True:
             try:
                 found = await self._js.get_last_msg(self.stream(stream), subject, direct=True)
@@ -324,7 +355,9 @@ class Bus:
                 wire.heed_cancellation()
                 await asyncio.sleep(RECONNECT_WAIT_S)
             else:
-                return int(found.seq or 0), str((found.headers or {}).get(MESSAGE_ID, ""))
+                headers = found.headers or {}
+                at_ns = _parse_stamp(headers.get("Nats-Time-Stamp", "")) or 0
+                return Recorded(stream, int(found.seq or 0), at_ns, subject, found.data or b"", headers=headers)
 
 
 def message_headers(msg_id: str) -> dict[str, str]:

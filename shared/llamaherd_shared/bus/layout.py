@@ -36,6 +36,7 @@ def stream_config(stream: Stream, prefix: str) -> api.StreamConfig:
     if stream.last_per_subject:
         config.max_msgs_per_subject = 1
         config.allow_msg_ttl = True
+    if stream.tells_expiry:
         config.subject_delete_marker_ttl = 60
         config.allow_rollup_hdrs = True
     return config

@@ -14,9 +14,10 @@ from llamaherd_shared.events.model import ModelEvent
 from llamaherd_shared.events.node import NodeEvent
 from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestEvent
+from llamaherd_shared.events.turn import TurnKept
 
-Event = AccessEvent | AliasEvent | InstanceEvent | ModelEvent | NodeEvent | PullEvent | RequestEvent
-"""Every fact stored as JSON on `HERD_EVENTS` and `HERD_REQUESTS`."""
+Event = AccessEvent | AliasEvent | InstanceEvent | ModelEvent | NodeEvent | PullEvent | RequestEvent | TurnKept
+"""Every fact stored as JSON on `HERD_EVENTS`, `HERD_REQUESTS` and `HERD_CONVERSATIONS`."""
 
 
 class UnknownEvent(Exception):

@@ -41,6 +41,7 @@ def rights(user: str) -> Permissions:
         (SUBJECTS.request("box", "llama-3.1", "ok"), "gateway"),
         (SUBJECTS.sample("box", "gpu/0"), "metrics"),
         (SUBJECTS.usage("g1"), "gateway"),
+        (SUBJECTS.conversation("k7q2mzxa", "resp_1"), "gateway"),
     ],
 )
 def test_a_kind_of_fact_has_exactly_one_writer(subject: str, writer: str) -> None:
@@ -89,7 +90,20 @@ def test_everybody_may_ensure_the_streams_and_nobody_may_destroy_one(user: str) 
     for stream in STREAMS:
         assert all(allows(publish, f"$JS.API.STREAM.{verb}.{stream.name}") for verb in ("INFO", "CREATE", "UPDATE"))
         assert not any(allows(publish, f"$JS.API.STREAM.{verb}.{stream.name}") for verb in ("DELETE", "PURGE"))
-        assert not allows(publish, f"$JS.API.STREAM.MSG.DELETE.{stream.name}")
+        deletes = allows(publish, f"$JS.API.STREAM.MSG.DELETE.{stream.name}")
+        assert deletes == (stream.private and user == "gateway")
+
+
+def test_what_people_wrote_is_for_gateways_which_ask_for_it_by_name() -> None:
+    kept = SUBJECTS.conversation("k7q2mzxa", "resp_1")
+    (name,) = [stream.name for stream in STREAMS if stream.private]
+
+    assert {one for one in USERS if allows(rights(one).publish, f"$JS.API.DIRECT.GET.{name}.{kept}")} == {"gateway"}
+    for one in USERS:
+        assert not allows(rights(one).subscribe, kept)
+        for ask in ("STREAM.MSG.GET", "CONSUMER.CREATE", "CONSUMER.MSG.NEXT"):
+            assert not allows(rights(one).publish, f"$JS.API.{ask}.{name}.c")
+            assert not allows(rights(one).publish, f"$JS.API.{ask}.{name}")
 
 
 def test_a_service_reads_only_the_streams_its_rows_name() -> None:
@@ -100,7 +114,7 @@ def test_a_service_reads_only_the_streams_its_rows_name() -> None:
     assert "HERD_LOGS" in reads("logs")
     assert "HERD_REQUESTS" not in reads("supervisor")
     assert "HERD_METRICS" not in reads("gateway")
-    assert reads(ADMIN) == {stream.name for stream in STREAMS}
+    assert reads(ADMIN) == {stream.name for stream in STREAMS if not stream.private}
 
 
 def test_every_writer_and_reader_of_the_table_is_known() -> None:

@@ -22,6 +22,7 @@ from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemove
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
 from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestFinished, RequestPack
+from llamaherd_shared.events.turn import TurnKept
 from llamaherd_ui.projection import AccessKey, Entity, InstanceState, ModelFile, Node, entity_key, evolve, pick_node
 
 WHO = {"node": "n1", "model": "cria"}
@@ -167,7 +168,7 @@ def test_leaving_of_an_unknown_node_changes_nothing() -> None:
 
 
 def test_every_fact_that_is_shown_has_an_entity() -> None:
-    elsewhere = (RequestFinished, RequestPack, *get_args(AliasEvent), *get_args(PullEvent))
+    elsewhere = (RequestFinished, RequestPack, TurnKept, *get_args(AliasEvent), *get_args(PullEvent))
     shown = {name for name, cls in TYPES.items() if cls not in elsewhere}
     made: list[Event] = [event for history, _ in HISTORIES.values() for event in history]
     made += [JOINED, FOUND, NodeLeft(node="n", at_ns=1, cause="x"), ModelRemoved(**WHO, at_ns=1)]
