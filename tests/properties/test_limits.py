@@ -28,7 +28,7 @@ def run_bursts(traffic: Traffic, bursts: list[tuple[float, int, int, float]], ga
 
 
 @given(bursts=BURSTS, gateways=st.integers(1, 4), limit=st.sampled_from([1, 3, 10, 20, 60]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_all_gateways_together_let_in_what_one_would(
     bursts: list[tuple[float, int, int, float]], gateways: int, limit: int
 ) -> None:
@@ -42,7 +42,7 @@ def test_all_gateways_together_let_in_what_one_would(
 
 
 @given(bursts=BURSTS, gateways=st.integers(1, 4), limit=st.sampled_from([1, 2, 4, 16]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_all_gateways_together_have_no_more_in_flight_than_one(
     bursts: list[tuple[float, int, int, float]], gateways: int, limit: int
 ) -> None:
@@ -54,7 +54,7 @@ def test_all_gateways_together_have_no_more_in_flight_than_one(
 
 
 @given(bursts=BURSTS, gateways=st.integers(1, 4), tokens=st.integers(50, 400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_all_gateways_together_use_no_more_tokens_than_one(
     bursts: list[tuple[float, int, int, float]], gateways: int, tokens: int
 ) -> None:
