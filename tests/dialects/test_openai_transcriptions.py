@@ -70,6 +70,24 @@ def test_what_is_missing_or_unknown_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("max_tokens", "many"), ("max_tokens", ""), ("temperature", "hot"), ("temperature", "1.0.0")]
+)
+def test_what_must_be_a_number_and_is_none_is_named(name: str, value: str) -> None:
+    refused = refusal(form(("model", "m"), (name, value), ("file", SOUND)))
+
+    assert (refused.param, refused.message) == (name, f"`{name}` must be a number, not {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_tokens", "16"), ("temperature", "0"), ("temperature", "0.25"), ("temperature", "1e-05")]
+)
+def test_numbers_are_passed_on(name: str, value: str) -> None:
+    body = form(("model", "m"), (name, value), ("file", SOUND))
+
+    assert call(body).body is body
+
+
+@pytest.mark.parametrize(
     ("body", "content_type", "status"),
     [
         (b"{}", b"application/json", 415),

@@ -29,6 +29,13 @@ def test_embeddings_say_usage_first() -> None:
     assert usage_of(head, b"0.123456," * 50_000, b"0.1]}]}") == Usage(prompt_tokens=7)
 
 
+def test_transcriptions_count_input_and_output() -> None:
+    usage = b'{"type":"tokens","input_tokens":81,"output_tokens":8,"input_tokens_details":{"cached_tokens":11}}'
+    counted = Usage(prompt_tokens=81, cached_tokens=11, completion_tokens=8)
+
+    assert usage_of(b'{"type":"transcript.text.done","text":"Hm.","usage":' + usage + b"}") == counted
+
+
 def test_pretty_printed_json_is_read_too() -> None:
     assert usage_of(json.dumps(json.loads(PLAIN), indent=2).encode()) == FOUND
 

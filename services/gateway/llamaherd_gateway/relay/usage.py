@@ -37,6 +37,10 @@ class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    """This and the next two: the words of transcriptions, which have no timings either."""
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
 
 
 class _Timings(msgspec.Struct, frozen=True):
@@ -87,19 +91,19 @@ class Tail:
         tail = b"".join(self._parts)[-TAIL_BYTES:]
         timings = _find(tail, *_TIMINGS) or _Timings()
         usage = _find(tail, *_USAGE) or _find(self._head, *_USAGE) or _Usage()
-        cached = timings.cache_n
-        if cached is None and usage.prompt_tokens_details is not None:
-            cached = usage.prompt_tokens_details.cached_tokens
-        prompt = usage.prompt_tokens
-        if prompt is None and timings.prompt_n is not None:
-            prompt = timings.prompt_n + (timings.cache_n or 0)
+        details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+        computed = timings.prompt_n + (timings.cache_n or 0) if timings.prompt_n is not None else None
         return Usage(
-            prompt_tokens=prompt,
-            cached_tokens=cached,
-            completion_tokens=timings.predicted_n if usage.completion_tokens is None else usage.completion_tokens,
+            prompt_tokens=_first(usage.prompt_tokens, usage.input_tokens, computed),
+            cached_tokens=_first(timings.cache_n, details.cached_tokens),
+            completion_tokens=_first(usage.completion_tokens, usage.output_tokens, timings.predicted_n),
             prompt_ms=timings.prompt_ms,
             completion_ms=timings.predicted_ms,
         )
+
+
+def _first(*counts: int | None) -> int | None:
+    return next((count for count in counts if count is not None), None)
 
 
 def _find(data: bytes, key: bytes, decoder: "msgspec.json.Decoder[T]") -> T | None:

@@ -1,5 +1,6 @@
 """`POST /v1/audio/transcriptions`: a form with a sound, answered as JSON or as plain text."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,12 @@ from llamaherd_gateway.dialects.openai.forms import content_type_of, find_fields
 from llamaherd_gateway.problems import BadRequest, Problem
 
 PATH: Final = "/v1/audio/transcriptions"
+
+_NUMBERS: Final = {
+    "max_tokens": re.compile(r"[0-9]{1,9}"),
+    "temperature": re.compile(r"([0-9]{1,9}\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", re.IGNORECASE),
+}
+"""Fields of the form that llama-server reads as numbers. What is none, it answers with the name of a C++ function."""
 
 
 class _Answer(msgspec.Struct):
@@ -50,6 +57,9 @@ def read_transcription(body: bytes, headers: Sequence[Header] = ()) -> Asked:
     if response_format == "text":
         place = fields["response_format"]
         body = body[: place.start] + b"json" + body[place.stop :]
+    for name, number in _NUMBERS.items():
+        if (said := value(name)) is not None and not number.fullmatch(said):
+            raise BadRequest(f"`{name}` must be a number, not {said!r}", param=name, code="invalid_value")
     stream = value("stream") == "true"
     wants = Form(content_type, response_format == "text" and not stream)
     return Asked(model=model, stream=stream, body=body, content=wants)
