@@ -35,7 +35,8 @@ class LinePublisher:
     def __init__(self, bus: "Bus", *, node: str, service: str, unit: str) -> None:
         self._bus, self._node, self._service, self._unit = bus, node, service, unit
         self._subject = bus.subjects.log(node, service, unit)
-        self._spool: deque[Line] = deque()
+        self._spool: deque[tuple[Line, int, int]] = deque()
+        """Each line with its generation and where it ends (`LinePack`)."""
         self._next = 0
         """Number of the next line that comes in."""
         self._dropped = 0
@@ -43,9 +44,13 @@ class LinePublisher:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def offer(self, line: Line) -> None:
-        """Take one line; call from the event loop's thread."""
-        self._spool.append(line)
+    def resume(self, last: LinePack) -> None:
+        """Go on with the numbers of an earlier publisher of this source, from its last pack."""
+        self._next = last.first + len(last.lines)
+
+    def offer(self, line: Line, *, generation: int = 0, read_bytes: int = 0) -> None:
+        """Take one line, and where in which file it ends; call from the event loop's thread."""
+        self._spool.append((line, generation, read_bytes))
         self._next += 1
         if len(self._spool) > SPOOL_LINES:
             self._spool.popleft()
@@ -74,15 +79,22 @@ class LinePublisher:
 
     def _pack(self) -> LinePack:
         lines: list[Line] = []
-        size = 0
-        for line in self._spool:
+        size = generation = read_bytes = 0
+        for line, of, until in self._spool:
             size += len(line.text) + 40
             if lines and (len(lines) == MAX_LINES or size > MAX_BYTES):
                 break
             lines.append(line)
-        first = self._next - len(self._spool)
+            generation, read_bytes = of, until
         return LinePack(
-            node=self._node, service=self._service, unit=self._unit, first=first, dropped=self._dropped, lines=lines
+            node=self._node,
+            service=self._service,
+            unit=self._unit,
+            first=self._next - len(self._spool),
+            dropped=self._dropped,
+            generation=generation,
+            read_bytes=read_bytes,
+            lines=lines,
         )
 
 
