@@ -86,6 +86,8 @@ class Switches:
     """Printed at the start, before anything else."""
     flood_lines: int = 0
     """Prints this many lines at the start."""
+    chatter_s: float = 0.0
+    """Prints a numbered line this often."""
     max_life_s: float = 300.0
     """Ends by itself after this long, so that no failing test leaves it behind for good."""
 
@@ -649,6 +651,14 @@ class Answer:
 # --- life ------------------------------------------------------------------------------------------------------------
 
 
+async def chatter(every_s: float) -> None:
+    number = 0
+    while every_s:
+        log("I", f"srv  chatter: {number}")
+        number += 1
+        await asyncio.sleep(every_s)
+
+
 async def serve(state: State) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -671,7 +681,9 @@ async def serve(state: State) -> int:
     log("I", f"srv  llama_server: listening on http://{state.host}:{state.port}")
     log("I", f"srv    load_model: loading model '{state.model_path}'")
     loop.call_later(state.switches.slow_load_s, log, "I", "srv  llama_server: model loaded")
+    chatting = asyncio.create_task(chatter(state.switches.chatter_s))
     code = await ended
+    chatting.cancel()
     server.close()
     return code
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,23 +26,23 @@ from llamaherd_shared.events import decode_event
 from llamaherd_shared.events.model import ModelEvent, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
 from llamaherd_shared.events.pull import PullFailed
-from llamaherd_shared.projection import Follower, Source
+from llamaherd_shared.projection import Applied, Follower, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS
 from llamaherd_shared.tasks import end
 from llamaherd_supervisor import models, reconcile, store
+from llamaherd_supervisor.adoption import Adopt, Left
 from llamaherd_supervisor.files import FileCommands
 from llamaherd_supervisor.handlers import Commands, Here, Owner, Whois, Workplace
 from llamaherd_supervisor.journal import Journal, SecondSupervisor
-from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Vitals, Wanted, evolve, observe
+from llamaherd_supervisor.leftovers import Leftovers
+from llamaherd_supervisor.lifecycle import Instance, Wanted
 from llamaherd_supervisor.models import GgufFile
-from llamaherd_supervisor.process import find_leftovers, kill_leftovers
 from llamaherd_supervisor.projection import Known
 from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
 
 _WHOIS_S = 1.0
-_KILL_LEFTOVERS_S = 5.0
 _FLUSH_S = 5.0
 _STOP_MARGIN_S = 5.0
 """Beyond drain and stop time-outs, before the rest is killed without further ado."""
@@ -74,6 +74,11 @@ async def refuse_second(service: Service) -> None:
         )
 
 
+def _failure(tasks: Iterable[asyncio.Future[Any]]) -> BaseException | None:
+    failures = [task.exception() for task in tasks if task.done()]
+    return next((failure for failure in failures if failure is not None), None)
+
+
 class Supervisor:
     """The instances and models of one node."""
 
@@ -102,10 +107,20 @@ class Supervisor:
             models=self.models,
         )
         self.pulls = Pulls(self.at, self._look)
+        self._leftovers = Leftovers(self.at)
+        self._joined_ns = 0
+        """When we said that we are here; 0 before."""
+        self._succeeded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails when another supervisor has taken this node's name."""
 
     async def run(self) -> None:
         projection = self.service.projection(store.SCHEMA, store.SCHEMA_VERSION)
-        source = Source(stream=EVENTS, decode=decode_event, project=partial(store.project, node=self.node))
+        source = Source(
+            stream=EVENTS,
+            decode=decode_event,
+            project=partial(store.project, node=self.node),
+            committed=self._heed_successor,
+        )
         follower = Follower(
             self.service.bus, projection, source, trouble=partial(self.service.trouble, about="projection")
         )
@@ -113,10 +128,13 @@ class Supervisor:
         journaling = asyncio.create_task(self.journal.run())
         stopping = asyncio.create_task(self.service.stopping.wait())
         caught_up = asyncio.create_task(follower.caught_up.wait())
-        background: list[asyncio.Task[Any]] = [following, journaling, stopping]
+        background: list[asyncio.Future[Any]] = [following, journaling, stopping, self._succeeded]
         try:
             await asyncio.wait([caught_up, *background], return_when=asyncio.FIRST_COMPLETED)
             if not caught_up.done():
+                if failure := _failure(background):
+                    raise failure
+                await self._leftovers.end_all()
                 return
             self._known = store.read_known(projection.db)
             await self._join()
@@ -125,25 +143,38 @@ class Supervisor:
             served, slow = await self._serve(), await self._serve_files()
             self.service.ready()
             await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
-            await self._leave(served, slow, watching, journaling)
-            for task in (journaling, watching, following):
-                # A failure of any of them is why we stop.
-                if task.done() and not task.cancelled():
-                    task.result()
+            failure = _failure(background)
+            if isinstance(failure, SecondSupervisor):
+                # What we would say from now on is the other one's to say.
+                journaling.cancel()
+            if failure is None or isinstance(failure, SecondSupervisor):
+                await self._leave(served, slow, watching, journaling)
+            if failure is not None:
+                # Of any other failure the instances know nothing: the next supervisor adopts them.
+                raise failure
         finally:
             await self.pulls.close()
             await end(caught_up, *background, *self._tasks.values())
             projection.close()
 
+    def _heed_successor(self, applied: Applied) -> None:
+        """Somebody took this node's name while we did not answer: of two that live the later one stays."""
+        for _, event in applied:
+            joined = isinstance(event, NodeJoined) and event.node == self.node
+            if joined and event.at_ns > self._joined_ns > 0 and not self._succeeded.done():
+                sentence = f"node {self.node} has another supervisor now: give each host its own name (`node`)"
+                self._succeeded.set_exception(SecondSupervisor(sentence))
+
     async def _join(self) -> None:
         """Say that we are here, settle what the supervisor before us left, go on with what it wanted."""
         if not self.at.llama_server:
             self.service.log.warning(reconcile.NO_LLAMA_SERVER.format(node=self.node))
+        self._joined_ns = time.time_ns()
         self.journal.record(
             self.subjects.node(self.node),
             NodeJoined(
                 node=self.node,
-                at_ns=time.time_ns(),
+                at_ns=self._joined_ns,
                 version=__version__,
                 cpus=os.cpu_count() or 1,
                 memory_bytes=psutil.virtual_memory().total,
@@ -152,38 +183,23 @@ class Supervisor:
             ),
         )
         self._record_lost_pulls()
-        wanted = reconcile.wanted_after_restart(self._known.instances.values())
-        await asyncio.gather(self._kill_leftovers(), self._first_look())
-        for instance in self._known.instances.values():
-            instance = self._record_loss(instance)
-            self._own(instance, wanted.get((instance.model, instance.index), _UNWANTED))
+        await self._settle_leftovers()
 
-    async def _kill_leftovers(self) -> None:
-        # Adoption would begin here: what is healthy and answers to its key could be kept instead.
-        data_dir = str(self.service.common.data_dir)
-        leftovers = await asyncio.to_thread(find_leftovers, data_dir, self.node, self._known.instances.values())
-        if leftovers:
-            pids = ", ".join(str(process.pid) for process in leftovers)
-            self.service.log.warning("killing llama-servers of an earlier supervisor", pids=pids)
-            alive = await kill_leftovers(leftovers, timeout_s=_KILL_LEFTOVERS_S)
-            if alive:
-                self.service.log.error("cannot kill llama-servers of an earlier supervisor", pids=str(alive))
+    async def _settle_leftovers(self) -> None:
+        """Adopt what the supervisor before us ran, tell what has ended meanwhile, end what belongs to nobody."""
+        left, orphans = await self._leftovers.find(self._known)
+        for each in left:
+            if isinstance(each.found, Adopt):
+                self._own_left(each)
+        # Before anything is started: orphans hold memory.
+        ending = self._leftovers.end(orphans, patience_s=self.settings.stop_timeout_s)
+        await asyncio.gather(ending, self._first_look())
+        for each in left:
+            if not isinstance(each.found, Adopt):
+                self._own_left(each)
 
-    def _record_loss(self, instance: Instance) -> Instance:
-        """An instance that was running under the supervisor before us is gone now: say so."""
-        if instance.state not in ALIVE:
-            return instance
-        events = observe(
-            instance,
-            Vitals(),
-            ProcessExited(generation=instance.generation, lost=True),
-            limits=self.settings.limits(),
-            now_ns=time.time_ns(),
-        )
-        for event in events:
-            instance = evolve(instance, event)
-            self.journal.record(self.subjects.instance(self.node, instance.model, instance.index), event)
-        return instance
+    def _own_left(self, left: Left) -> None:
+        self._own(left.instance, reconcile.wanted_after_restart(left.instance, left.found), left)
 
     def _record_lost_pulls(self) -> None:
         """What the supervisor before us was pulling: what has come is there, and nobody fetches the rest."""
@@ -196,10 +212,10 @@ class Supervisor:
                 ),
             )
 
-    def _own(self, instance: Instance, wanted: Wanted) -> Owner:
+    def _own(self, instance: Instance, wanted: Wanted, left: Left | None = None) -> Owner:
         owner = Owner(instance, self.at, wanted)
         self.owners[(instance.model, instance.index)] = owner
-        self._tasks[owner] = asyncio.create_task(owner.run())
+        self._tasks[owner] = asyncio.create_task(owner.run(left))
         return owner
 
     def _owner_of(self, model: str) -> Owner:
@@ -261,7 +277,7 @@ class Supervisor:
             _, late = await asyncio.wait(waiting, timeout=timeout_s)
             for task in late:
                 task.cancel()
-        await self._kill_leftovers()
+        await self._leftovers.end_all()
         draining.cancel()
         self.journal.record(
             self.subjects.node(self.node), NodeLeft(node=self.node, at_ns=time.time_ns(), cause="shutdown")

@@ -21,8 +21,10 @@ from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.service import Service
 from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import upstream_key
-from llamaherd_supervisor import load_progress, reconcile, store
+from llamaherd_supervisor import instance_files, load_progress, reconcile
+from llamaherd_supervisor.adoption import Adopt, Gone, Left, Record, key_digest
 from llamaherd_supervisor.command_line import Launch, render_arguments, render_environment, render_mark
+from llamaherd_supervisor.instance_log import InstanceLog
 from llamaherd_supervisor.journal import Journal
 from llamaherd_supervisor.lifecycle import (
     Drain,
@@ -45,6 +47,7 @@ from llamaherd_supervisor.lifecycle import (
     Vitals,
     Wait,
     Wanted,
+    describe_ending,
     evolve,
     is_settled,
     next_action,
@@ -52,7 +55,7 @@ from llamaherd_supervisor.lifecycle import (
     observe,
 )
 from llamaherd_supervisor.load_progress import LoadProgress
-from llamaherd_supervisor.process import CannotSpawn, Process, free_port
+from llamaherd_supervisor.process import CannotSpawn, Process, boot_id, free_port
 from llamaherd_supervisor.settings import SupervisorSettings
 from llamaherd_supervisor.tail import Tail
 from llamaherd_supervisor.upstream import Upstream
@@ -68,6 +71,8 @@ _SLOTS_S: Final = 0.1
 _LOG_BUSY_S: Final = 0.05
 _LOG_IDLE_S: Final = 0.2
 """Pauses between two looks at a log file."""
+_NOTE_S: Final = 5.0
+"""Between two notes in the record of how far the log was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +108,23 @@ class Owner:
         self._wanted = wanted
         self._vitals = Vitals()
         self._process: Process | None = None
+        self._record: Record | None = None
+        """Of the running process; `None` without one, or when it could not be written."""
         self._watchers: list[asyncio.Task[None]] = []
-        self._lines = at.service.lines("llama-server", f"{instance.model}/{instance.index}")
+        self._log_files = InstanceLog(
+            at.service, self._folder, instance.model, instance.index, max_bytes=at.settings.log_max_bytes
+        )
         self._progress = LoadProgress()
         self.settled = asyncio.Event()
         """Set while nothing runs and nothing will be started."""
+
+    @property
+    def _name(self) -> str:
+        return f"{self.instance.model}/{self.instance.index}"
+
+    @property
+    def _folder(self) -> Path:
+        return self._at.data_dir / "instances"
 
     @property
     def subject(self) -> str:
@@ -122,14 +139,19 @@ class Owner:
         """Report what was seen; returns at once."""
         self._inbox.put_nowait(seen)
 
-    async def run(self) -> None:
-        """Act until cancelled. A cancelled owner leaves its process running, for the next supervisor to find."""
+    async def run(self, left: Left | None = None) -> None:
+        """Act until cancelled. A cancelled owner leaves its process running, for the next supervisor to adopt.
+
+        `left` is what the supervisor before us left of this instance; `None` for one that is new.
+        """
         try:
+            if left is not None:
+                await self._take_over(left)
             while True:
                 await self._step()
         finally:
             await self._end_watchers()
-            self._lines.flush()
+            self._log_files.flush()
 
     async def _step(self) -> None:
         action = next_action(self.instance, self._vitals, self._wanted, limits=self._limits, now_ns=time.time_ns())
@@ -180,7 +202,7 @@ class Owner:
             case InstanceExited(cause="unload" | "shutdown"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
             case InstanceExited():
-                ending = event.signal or f"exit code {event.exit_code}"
+                ending = describe_ending(event.exit_code, event.signal)
                 self._at.service.log.warning("llama-server ended", instance=name, cause=event.cause, ending=ending)
             case InstanceFailed():
                 self._at.service.log.error("given up", instance=name, reason=event.reason)
@@ -188,6 +210,37 @@ class Owner:
                 pass
 
     # What follows acts on the outside.
+
+    async def _take_over(self, left: Left) -> None:
+        """Go on where the supervisor before us ended: its lines first, then what has become of the process."""
+        tail = await self._log_files.reopen(left.record, generation=self.instance.generation)
+        match left.found:
+            case Adopt(record=record, process=running, untold=untold):
+                for seen in untold:
+                    self._see(seen)
+                self._record = record
+                self._write_record(pid=running.pid, process_started_s=running.started_s)
+                self._at.service.log.info("llama-server adopted", instance=self._name, pid=running.pid)
+                tail = tail or self._log_files.open(record.generation)
+                adopted = Process.adopt(running, asked=self.instance.state is State.STOPPING)
+                self._attend(adopted, tail, host=record.host, port=record.port)
+                self._watch(self._count_slots())
+            case Gone():
+                lines = await tail.finish() if tail is not None else ()
+                self._see(ProcessExited(generation=self.instance.generation, lost=True, last_lines=lines))
+            case None:
+                if tail is not None:
+                    await tail.finish()
+
+    def _write_record(self, **changes: Any) -> None:
+        """An instance whose record cannot be written is served all the same; the next supervisor will not adopt it."""
+        if self._record is None:
+            return
+        self._record = msgspec.structs.replace(self._record, **changes)
+        try:
+            instance_files.write_record(self._folder, self._record)
+        except Unavailable as error:
+            self._at.service.log.warning("an instance cannot be adopted", instance=self._name, why=error.message)
 
     async def _spawn(self) -> None:
         await self._end_watchers()
@@ -197,8 +250,7 @@ class Owner:
         settings = self._at.settings
         tail: Tail | None = None
         try:
-            log_path = store.open_log(self._at.data_dir / "instances", model, index, max_bytes=settings.log_max_bytes)
-            tail = Tail(log_path, self._lines.offer, max_bytes=settings.log_max_bytes)
+            tail = self._log_files.open(generation)
             port = free_port(HOST)
             launch = Launch(
                 program=self._at.llama_server,
@@ -219,17 +271,40 @@ class Owner:
                 str(self._at.data_dir), node=self._at.node, model=model, index=index, generation=generation
             )
             environment = render_environment(self._at.environment, api_key=key, mark=mark)
-            process = await Process.spawn(launch.program, render_arguments(launch), environment, log_path=log_path)
+            arguments = render_arguments(launch)
+            self._record = Record(
+                node=self._at.node,
+                model=model,
+                index=index,
+                generation=generation,
+                mark=mark,
+                boot_id=boot_id(),
+                host=HOST,
+                port=port,
+                path=path,
+                command=(launch.program, *arguments),
+                key_sha256=key_digest(key),
+            )
+            self._write_record()
+            process = await Process.spawn(launch.program, arguments, environment, log_path=tail.path)
         except (CannotSpawn, Unavailable, OSError) as error:
             if tail is not None:
-                tail.finish()
+                await tail.finish()
+            instance_files.remove_record(self._folder, model, index)
             self._see(SpawnFailed(str(error)))
             return
-        self._process = process
-        self._progress = LoadProgress()
+        self._write_record(pid=process.pid, process_started_s=process.started_s)
         self._see(Spawned(pid=process.pid, process_started_s=process.started_s, host=HOST, port=port, path=path))
-        upstream = Upstream(HOST, port, key)
-        self._upstream = upstream
+        self._attend(process, tail, host=HOST, port=port)
+
+    def _attend(self, process: Process, tail: Tail, *, host: str, port: int) -> None:
+        """Watch a process from now on."""
+        model, index, generation = self.instance.model, self.instance.index, self.instance.generation
+        found = self._at.models.get(model)
+        key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
+        self._process = process
+        self._progress = LoadProgress(self.instance.stage, self.instance.ratio)
+        self._upstream = upstream = Upstream(host, port, key)
         file_bytes = found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0
         following = self._watch(self._follow_log(process, tail, generation, file_bytes))
         probing = self._watch(self._probe(upstream, generation))
@@ -249,8 +324,8 @@ class Owner:
     ) -> None:
         exit_code, signal = await process.wait()
         await end(*others)
-        tail.finish()
-        lines = tail.last_lines
+        lines = await tail.finish()
+        instance_files.remove_record(self._folder, self.instance.model, self.instance.index)
         self.tell(
             ProcessExited(
                 generation=generation,
@@ -262,7 +337,7 @@ class Owner:
         )
 
     async def _follow_log(self, process: Process, tail: Tail, generation: int, file_bytes: int) -> None:
-        next_progress = 0.0
+        next_progress = next_note = 0.0
         while True:
             lines = tail.read()
             if self.instance.state is State.LOADING:
@@ -273,7 +348,14 @@ class Owner:
                     self._report_progress(process, generation, file_bytes)
                 await asyncio.sleep(_LOG_BUSY_S)
             else:
+                if not lines and time.monotonic() >= next_note:
+                    next_note = time.monotonic() + _NOTE_S
+                    self._note_log(tail)
                 await asyncio.sleep(_LOG_BUSY_S if lines else _LOG_IDLE_S)
+
+    def _note_log(self, tail: Tail) -> None:
+        if self._record is not None and self._record.log_bytes != tail.read_bytes:
+            self._write_record(log_bytes=tail.read_bytes)
 
     def _report_progress(self, process: Process, generation: int, file_bytes: int) -> None:
         self._progress = load_progress.read_memory(
@@ -285,22 +367,27 @@ class Owner:
 
     async def _probe(self, upstream: Upstream, generation: int) -> None:
         settings = self._at.settings
-        delay_s = _FIRST_PROBE_S
-        while (
-            await upstream.probe_health(timeout_s=settings.probe_timeout_s) != 200
-            or (props := await upstream.probe_props(timeout_s=settings.probe_timeout_s)) is None
-        ):
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 1.3, _LOADING_PROBE_S)
-        answered = HealthAnswered(generation, props.total_slots, props.default_generation_settings.n_ctx)
-        self.tell(answered)
-        while True:
+        if self.instance.state is State.LOADING:
+            self.tell(await self._first_answer(upstream, generation))
             await asyncio.sleep(settings.probe_interval_s)
+        while True:
             well = await upstream.probe_health(timeout_s=settings.probe_timeout_s) == 200
             if not well:
                 self.tell(HealthMissed(generation))
             elif self._vitals.missed:
-                self.tell(answered)
+                self.tell(HealthAnswered(generation))
+            await asyncio.sleep(settings.probe_interval_s)
+
+    async def _first_answer(self, upstream: Upstream, generation: int) -> HealthAnswered:
+        timeout_s = self._at.settings.probe_timeout_s
+        delay_s = _FIRST_PROBE_S
+        while (
+            await upstream.probe_health(timeout_s=timeout_s) != 200
+            or (props := await upstream.probe_props(timeout_s=timeout_s)) is None
+        ):
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 1.3, _LOADING_PROBE_S)
+        return HealthAnswered(generation, props.total_slots, props.default_generation_settings.n_ctx)
 
     async def _count_slots(self) -> None:
         generation, upstream = self.instance.generation, self._upstream

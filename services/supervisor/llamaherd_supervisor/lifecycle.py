@@ -132,6 +132,8 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     path: str
+    generation: int | None = None
+    """Of a process that an earlier supervisor spawned and had no time to tell of; `None`: the next one."""
 
 
 class SpawnFailed(msgspec.Struct, frozen=True):
@@ -145,11 +147,11 @@ class LoadProgressed(msgspec.Struct, frozen=True):
 
 
 class HealthAnswered(msgspec.Struct, frozen=True):
-    """`GET /health` answered 200, with what `GET /props` says."""
+    """`GET /health` answered 200; the first time with what `GET /props` says."""
 
     generation: int
-    slots: int
-    context_tokens: int
+    slots: int = 0
+    context_tokens: int = 0
 
 
 class HealthMissed(msgspec.Struct, frozen=True):
@@ -178,11 +180,12 @@ class ProcessExited(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     exit_code: int | None = None
     signal: str | None = None
+    """Both `None`: only the supervisor that spawned it could have known."""
     last_lines: tuple[str, ...] = ()
     load_error: str = ""
     """Why the model can never be loaded, as llama-server's log says; empty when trying again may help."""
     lost: bool = False
-    """It ended, or had to be ended, because its supervisor was gone."""
+    """It ended while no supervisor watched, or could not be adopted by this one."""
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -278,7 +281,7 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
                 process_started_s=seen.process_started_s,
                 host=seen.host,
                 port=seen.port,
-                generation=instance.generation + 1,
+                generation=seen.generation or instance.generation + 1,
                 # A start after `failed` or `stopped` was asked for: what was before is forgiven.
                 restarts=crashed if instance.state is State.BACKOFF else 0,
                 path=seen.path,
@@ -312,7 +315,8 @@ def _observe_exit(
 ) -> list[InstanceEvent]:
     """An exit that was asked for is one fact; any other also decides on the restart, or on giving up."""
     node, model, index = instance.node, instance.model, instance.index
-    if instance.state in {State.DRAINING, State.STOPPING} or seen.lost:
+    asked = instance.state in {State.DRAINING, State.STOPPING}
+    if asked or seen.lost:
         exited = InstanceExited(
             node=node,
             model=model,
@@ -320,8 +324,9 @@ def _observe_exit(
             at_ns=now_ns,
             exit_code=seen.exit_code,
             signal=seen.signal,
-            cause="supervisor_lost" if seen.lost else instance.cause,
-            restart_at_ns=now_ns if seen.lost and instance.state in {State.LOADING, State.READY} else None,
+            cause=instance.cause if asked else "supervisor_lost",
+            last_lines=[] if asked else list(seen.last_lines),
+            restart_at_ns=None if asked else now_ns,
         )
         return [exited]
     crashes = len(recent_crashes(instance, limits=limits, now_ns=now_ns)) + 1
@@ -352,7 +357,7 @@ def _give_up_reason(
     instance: Instance, vitals: Vitals, seen: ProcessExited, *, crashes: int, limits: Limits
 ) -> str | None:
     """Why no restart is tried any more, as one sentence; `None` to try again."""
-    ending = f"signal {seen.signal}" if seen.signal else f"exit code {seen.exit_code}"
+    ending = describe_ending(seen.exit_code, seen.signal)
     if vitals.killed == "unhealthy":
         ending = "it no longer answered"
     retry = f"load {instance.model} again to retry"
@@ -366,6 +371,13 @@ def _give_up_reason(
         window = f"{limits.crash_window_s:g} s"
         return f"the llama-server of {instance.model} ended {crashes} times within {window} (last: {ending}); {retry}"
     return None
+
+
+def describe_ending(exit_code: int | None, signal: str | None) -> str:
+    """How a process ended, in a few words."""
+    if signal is not None:
+        return f"signal {signal}"
+    return "exit code unknown" if exit_code is None else f"exit code {exit_code}"
 
 
 def recent_crashes(instance: Instance, *, limits: Limits, now_ns: int) -> tuple[int, ...]:

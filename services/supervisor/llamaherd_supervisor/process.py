@@ -2,22 +2,31 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from llamaherd_supervisor.command_line import INSTANCE_VARIABLE, is_marked, matches
-from llamaherd_supervisor.lifecycle import Instance
+from llamaherd_supervisor.adoption import Running
+from llamaherd_supervisor.command_line import INSTANCE_VARIABLE
 
 _SAME_START_S: Final = 1.5
-"""Start times of one process as two supervisors see them may differ by the clock's corrections meanwhile."""
-_GONE_POLL_S: Final = 0.01
+"""Two looks at one process may differ in its start time by so much when the clock is corrected in between."""
+_POLL_S: Final = 0.05
+_ADOPTED_POLL_S: Final = 0.5
+"""Between two looks at an adopted process where the kernel does not tell of its end (pidfd_open(2))."""
+_KILLED_S: Final = 5.0
+"""From SIGKILL until a process counts as one that cannot be killed."""
+
+Ending = tuple[int | None, str | None]
+"""(exit code, name of the signal): one of them is `None`, and both of a process that was adopted."""
 
 
 class CannotSpawn(Exception):
@@ -25,12 +34,16 @@ class CannotSpawn(Exception):
 
 
 class Process:
-    """One running llama-server in a session of its own, so that a Ctrl-C in the terminal does not reach it."""
+    """One running llama-server in a session of its own, so that a Ctrl-C in the terminal does not reach it.
 
-    def __init__(self, child: asyncio.subprocess.Process, started_s: float) -> None:
-        self._child = child
-        self.pid = child.pid
-        self.started_s = started_s
+    It leads a process group: what a wrapper script started belongs to it, and is stopped with it.
+    """
+
+    def __init__(self, pid: int, started_s: float, ended: Callable[[], Awaitable[Ending]]) -> None:
+        self.pid, self.started_s, self._ended = pid, started_s, ended
+        self._asked = False
+        """SIGTERM was sent: what is left of the group may take its time."""
+        self._leader_gone = False
 
     @classmethod
     async def spawn(
@@ -55,23 +68,41 @@ class Process:
             raise CannotSpawn(f"cannot start {program}: {error.strerror or error}") from error
         finally:
             os.close(log)
-        return cls(child, _started_s(child.pid) or time.time())
 
-    async def wait(self) -> tuple[int | None, str | None]:
-        """(exit code, name of the signal): one of them is `None`. Whatever else was in its group is killed."""
-        code = await self._child.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        return (code, None) if code >= 0 else (None, _signal_name(-code))
+        async def ended() -> Ending:
+            code = await child.wait()
+            return (code, None) if code >= 0 else (None, _signal_name(-code))
+
+        return cls(child.pid, _started_s(child.pid) or time.time(), ended)
+
+    @classmethod
+    def adopt(cls, running: Running, *, asked: bool) -> "Process":
+        """Watch and signal a process that an earlier supervisor spawned; `asked` when it was sent SIGTERM already."""
+
+        async def ended() -> Ending:
+            await _wait_until_gone(running.pid)
+            return None, None
+
+        process = cls(running.pid, running.started_s, ended)
+        process._asked = asked
+        return process
+
+    async def wait(self) -> Ending:
+        """How it ended, once nothing of its group is left. What it leaves when nobody asked it to stop is killed."""
+        ending = await self._ended()
+        self._leader_gone = True
+        if self._asked:
+            await _poll(lambda: not _has_group(self.pid), every_s=_POLL_S)
+        elif _has_group(self.pid):
+            _signal_group(self.pid, signal.SIGKILL)
+            await _poll(lambda: not _has_group(self.pid), every_s=_POLL_S, within_s=_KILLED_S)
+        return ending
 
     def send(self, *, kill: bool) -> None:
-        """SIGTERM, or SIGKILL, to the process and its children. Nothing happens when it is gone already."""
-        if self._child.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
-            # A stopped process (SIGSTOP, a debugger) hears SIGTERM only when it goes on.
-            os.killpg(self.pid, signal.SIGCONT)
+        """SIGTERM, or SIGKILL, to the process and its children. Nothing happens when all are gone already."""
+        self._asked = True
+        if not self._leader_gone or _has_group(self.pid):
+            _signal_group(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
 
     def resident_bytes(self) -> int:
         """Memory it occupies, mapped weights included; 0 when it is gone."""
@@ -81,6 +112,65 @@ class Process:
             return 0
 
 
+async def _wait_until_gone(pid: int) -> None:
+    """Wait for the end of a process that is not our child; at once when it is gone already."""
+    try:
+        process = psutil.Process(pid)
+    except psutil.Error:
+        return
+    watched = _open_pidfd(pid)
+    if watched is None:
+        await _poll(lambda: not _is_running(process), every_s=_ADOPTED_POLL_S)
+        return
+    gone, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(watched, gone.set)
+    try:
+        # The pid may have become another's between the two calls.
+        if _is_running(process):
+            await gone.wait()
+    finally:
+        loop.remove_reader(watched)
+        os.close(watched)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """`None` where there is no such thing: an old kernel, a sandbox, another system."""
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    return None
+
+
+async def _poll(condition: Callable[[], bool], *, every_s: float, within_s: float = math.inf) -> None:
+    """Wait until it holds, or until time is over."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(every_s)
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+        # A stopped process (SIGSTOP, a debugger) hears SIGTERM only when it goes on.
+        os.killpg(group, signal.SIGCONT)
+
+
+def _has_group(group: int) -> bool:
+    """Whether a living process is in this process group; zombies hold neither memory nor port."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
 def free_port(host: str) -> int:
     """A port nobody listens on now. Somebody may before llama-server does: then it exits and is tried again."""
     with socket.socket() as probe:
@@ -88,47 +178,78 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def find_leftovers(data_dir: str, node: str, instances: Iterable[Instance]) -> list[psutil.Process]:
-    """Processes that a supervisor of this node and data folder started and that still run.
+def boot_id() -> str:
+    """Changes with every start of the machine; empty where the system has no such thing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
-    Two proofs, either is enough: our mark in the environment (also on one whose start was never recorded), or
-    the recorded pid, start time and command line together.
-    """
-    recorded = {instance.pid: instance for instance in instances if instance.pid is not None}
+
+def look(pids: Collection[int], *, data_dir: str) -> list[Running]:
+    """The living processes with a mark of this data folder, and those with one of these pids."""
     found = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            instance = recorded.get(process.pid)
-            if (instance is not None and _is_same(process, instance)) or _has_mark(process, data_dir, node):
-                found.append(process)
+            mark = _mark_of(process)
+            if process.pid not in pids and not mark.startswith(f"{data_dir}|"):
+                continue
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(
+                    Running(
+                        pid=process.pid,
+                        group=os.getpgid(process.pid),
+                        started_s=process.create_time(),
+                        mark=mark,
+                        command=tuple(process.cmdline()),
+                    )
+                )
     return found
 
 
-def _is_same(process: psutil.Process, instance: Instance) -> bool:
-    close = abs(process.create_time() - instance.process_started_s) <= _SAME_START_S
-    return close and matches(process.cmdline(), path=instance.path, port=instance.port)
-
-
-def _has_mark(process: psutil.Process, data_dir: str, node: str) -> bool:
+def _mark_of(process: psutil.Process) -> str:
     # Another user's environment cannot be read, and what we started is ours.
-    if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
-        return False
-    return is_marked(process.environ().get(INSTANCE_VARIABLE, ""), data_dir, node=node)
+    if process.uids().real != os.getuid():
+        return ""
+    try:
+        return process.environ().get(INSTANCE_VARIABLE, "")
+    except (psutil.AccessDenied, OSError):
+        return ""
 
 
-async def kill_leftovers(leftovers: Sequence[psutil.Process], *, timeout_s: float) -> list[int]:
-    """SIGKILL them and wait until they are gone; returns the pids that are still there."""
-    for process in leftovers:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    # Not `psutil.wait_procs`: it waits for zombies too, which somebody else has to reap.
-    for _ in range(int(timeout_s / _GONE_POLL_S)):
-        if not any(_is_running(process) for process in leftovers):
-            break
-        await asyncio.sleep(_GONE_POLL_S)
-    return [process.pid for process in leftovers if _is_running(process)]
+async def end_processes(found: Sequence[Running], *, patience_s: float) -> list[int]:
+    """SIGTERM to these and their groups, after `patience_s` SIGKILL; returns the pids that are still there then."""
+    processes = [process for each in found if (process := _handle(each)) is not None]
+    groups = {process.pid for process in processes} & {each.pid for each in found if each.group == each.pid}
+    alone = [each.pid for each in found if each.group not in groups]
+
+    def are_gone() -> bool:
+        nonlocal processes, groups
+        # Not `psutil.wait_procs`: it waits for zombies too, which somebody else has to reap.
+        processes = [process for process in processes if _is_running(process)]
+        groups = {group for group in groups if _has_group(group)}
+        return not processes and not groups
+
+    for number, within_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, _KILLED_S)):
+        for group in groups:
+            _signal_group(group, number)
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                # Once each: a second SIGTERM makes llama-server end at once.
+                if process.pid in alone:
+                    process.send_signal(number)
+        await _poll(are_gone, every_s=_POLL_S, within_s=within_s)
+    return [process.pid for process in processes]
+
+
+def _handle(running: Running) -> psutil.Process | None:
+    """The very process that was seen; `None` when it is gone, whoever has its pid now."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(running.pid)
+        return process if abs(process.create_time() - running.started_s) <= _SAME_START_S else None
+    return None
 
 
 def _is_running(process: psutil.Process) -> bool:

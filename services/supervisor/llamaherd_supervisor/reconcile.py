@@ -1,11 +1,12 @@
 """What is wanted meets what is: commands are decided, and a restarted supervisor finds its work, in this file."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from llamaherd_shared.errors import NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected
-from llamaherd_supervisor.lifecycle import ALIVE, Instance, State, Wanted
+from llamaherd_supervisor.adoption import Adopt, Found
+from llamaherd_supervisor.lifecycle import Instance, State, Wanted
 
 NO_LLAMA_SERVER = "no llama-server is known on {node}: run `llamaherd install llama-server`, or name one with"
 NO_LLAMA_SERVER += " LLAMAHERD_LLAMA_SERVER"
@@ -46,11 +47,7 @@ def unknown_model(model: str, *, node: str, models: Mapping[str, ModelEvent]) ->
     return f"{node} has no model {model!r}{hint}; it has {', '.join(known)}"
 
 
-def wanted_after_restart(instances: Iterable[Instance]) -> dict[tuple[str, int], Wanted]:
-    """What the supervisor before us wanted: what it ran or was about to restart."""
-    wanting = {State.LOADING, State.READY, State.BACKOFF}
-    return {
-        (instance.model, instance.index): Wanted(wanted=instance.state in wanting, asked_ns=0)
-        for instance in instances
-        if instance.state in wanting or instance.state in ALIVE
-    }
+def wanted_after_restart(instance: Instance, found: Found | None) -> Wanted:
+    """What the supervisor before us wanted: what it ran, was about to restart, or had started and not told."""
+    running = instance.state in {State.LOADING, State.READY, State.BACKOFF}
+    return Wanted(wanted=running or (isinstance(found, Adopt) and bool(found.untold)), asked_ns=0)

@@ -53,7 +53,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     crash_window_s: Some = 300.0
     """Crashes longer ago than this are forgotten."""
     log_max_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 16 * 2**20
-    """An instance's log file is emptied beyond this; its lines are in the log service by then."""
+    """Of an instance's log file at most twice this is kept; its lines are in the log service by then."""
 
     hub_url: str = "https://huggingface.co"
     """Where `pull` gets models from: a server with Hugging Face's HTTP API."""

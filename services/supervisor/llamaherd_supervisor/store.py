@@ -226,19 +226,6 @@ def lock_data_dir(data_dir: Path) -> int:
     return lock
 
 
-def open_log(folder: Path, model: str, index: int, *, max_bytes: int) -> Path:
-    """The log file of an instance, made if missing; a long one is put aside as `.1` before a new start."""
-    path = folder / f"{model}-{index}.log"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > max_bytes // 2:
-            path.replace(path.with_name(path.name + ".1"))
-        path.touch(0o600)
-    except OSError as error:
-        raise Unavailable(f"cannot write the log {path}: {error.strerror}") from error
-    return path
-
-
 def read_secret(path: Path | None) -> bytes:
     """The herd's secret; without a file it is empty, as for the gateway. Raises `Unavailable`."""
     if path is None:

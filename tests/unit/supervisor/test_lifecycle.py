@@ -210,18 +210,43 @@ def test_exit_that_was_asked_for_has_no_restart_and_no_lines(before: list[Instan
     assert (event.cause, event.restart_at_ns, event.last_lines) == ("unload", None, [])
 
 
-@pytest.mark.parametrize(
-    ("history", "restarts"),
-    [([started()], True), ([started(), ready()], True), ([started(), ready(), DRAINING], False)],
-)
-def test_instance_of_a_lost_supervisor_restarts_at_once_if_it_was_wanted(
-    history: list[InstanceEvent], restarts: bool
-) -> None:
-    (event,) = seen(given(*history), ProcessExited(generation=1, lost=True), at_s=9)
+@pytest.mark.parametrize("history", [[started()], [started(), ready()]])
+def test_instance_that_ended_while_nobody_watched_restarts_at_once(history: list[InstanceEvent]) -> None:
+    (event,) = seen(given(*history), ProcessExited(generation=1, lost=True, last_lines=("bye",)), at_s=9)
 
     assert isinstance(event, InstanceExited)
-    assert event.cause == "supervisor_lost"
-    assert event.restart_at_ns == (9 * SECOND if restarts else None)
+    assert (event.cause, event.exit_code, event.signal) == ("supervisor_lost", None, None)
+    assert (event.restart_at_ns, event.last_lines) == (9 * SECOND, ["bye"])
+
+
+@pytest.mark.parametrize("history", [[DRAINING], [DRAINING, STOPPING]])
+def test_stop_that_ended_while_nobody_watched_is_a_stop(history: list[InstanceEvent]) -> None:
+    (event,) = seen(given(started(), ready(), *history), ProcessExited(generation=1, lost=True))
+
+    assert isinstance(event, InstanceExited)
+    assert (event.cause, event.restart_at_ns, event.last_lines) == ("unload", None, [])
+
+
+def test_spawn_of_an_earlier_supervisor_keeps_its_generation() -> None:
+    spawned = Spawned(pid=7, process_started_s=1.0, host="h", port=9, path="/m.gguf", generation=5)
+
+    (event,) = seen(given(started(generation=3), exited()), spawned)
+
+    assert isinstance(event, InstanceStarted)
+    assert event.generation == 5
+
+
+def test_exit_that_nobody_could_wait_for_has_an_unknown_exit_code() -> None:
+    """Of an adopted process, which is not our child."""
+    limits = Limits(max_crashes=1)
+    instance = given(started(), ready())
+
+    exit_, failed = observe(instance, Vitals(), ProcessExited(generation=1), limits=limits, now_ns=9 * SECOND)
+
+    assert isinstance(exit_, InstanceExited)
+    assert (exit_.cause, exit_.exit_code, exit_.signal) == ("crash", None, None)
+    assert isinstance(failed, InstanceFailed)
+    assert "(last: exit code unknown)" in failed.reason
 
 
 def crashes(count: int, *, apart_s: float = 1, while_ready: bool = True) -> Instance:

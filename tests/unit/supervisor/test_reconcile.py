@@ -4,12 +4,27 @@ import pytest
 
 from llamaherd_shared.errors import NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
-from llamaherd_supervisor.lifecycle import Instance, State, Wanted
+from llamaherd_supervisor.adoption import Adopt, Found, Gone, Record, Running
+from llamaherd_supervisor.lifecycle import Instance, Spawned, State, Wanted
 from llamaherd_supervisor.reconcile import decide_load, decide_unload, wanted_after_restart
 
 CRIA = ModelFound(node="n", model="cria", at_ns=0, path="/m/cria.gguf", size_bytes=1, modified_ns=1)
 BAD = ModelRejected(node="n", model="bad", at_ns=0, path="/m/bad.gguf", reason="it is not a GGUF file")
 GONE = ModelRemoved(node="n", model="gone", at_ns=0)
+RECORD = Record(
+    node="n",
+    model="m",
+    index=0,
+    generation=1,
+    mark="",
+    boot_id="",
+    host="h",
+    port=9,
+    path="/m.gguf",
+    command=(),
+    key_sha256="",
+)
+RUNNING = Running(pid=7, group=7, started_s=1.0)
 MODELS: dict[str, ModelEvent] = {"cria": CRIA, "bad": BAD, "gone": GONE}
 
 
@@ -59,18 +74,23 @@ def test_unload_of_what_is_not_loaded_is_accepted_and_of_what_is_not_there_refus
 @pytest.mark.parametrize(
     ("state", "wanted"),
     [
-        (State.STOPPED, None),
+        (State.STOPPED, False),
         (State.LOADING, True),
         (State.READY, True),
         (State.DRAINING, False),
         (State.STOPPING, False),
         (State.BACKOFF, True),
-        (State.FAILED, None),
+        (State.FAILED, False),
     ],
 )
-def test_restarted_supervisor_wants_what_ran_or_was_to_run(state: State, wanted: bool | None) -> None:
-    instance = Instance(node="n", model="m", state=state)
+@pytest.mark.parametrize("found", [None, Gone(), Adopt(RECORD, RUNNING)], ids=["idle", "gone", "adopted"])
+def test_restarted_supervisor_wants_what_ran_or_was_to_run(state: State, wanted: bool, found: Found | None) -> None:
+    assert wanted_after_restart(Instance(node="n", model="m", state=state), found) == Wanted(wanted=wanted)
 
-    found = wanted_after_restart([instance])
 
-    assert found == ({} if wanted is None else {("m", 0): Wanted(wanted=wanted)})
+@pytest.mark.parametrize("state", State)
+def test_what_was_started_and_not_told_was_wanted(state: State) -> None:
+    spawned = Spawned(pid=7, process_started_s=1.0, host="h", port=9, path="/m.gguf", generation=1)
+    adopted = Adopt(RECORD, RUNNING, (spawned,))
+
+    assert wanted_after_restart(Instance(node="n", model="m", state=state), adopted).wanted
