@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from llamaherd_gateway.handlers import LmStudioHandlers, OllamaHandlers, OpenAiHandlers
+from llamaherd_gateway.response_handlers import ResponseHandlers
 from llamaherd_gateway.routes import PAGES, ROUTES
 
 PAGE: Final = Path(__file__).parent / "api.md"
@@ -83,6 +84,7 @@ def rows() -> list[Row]:
         *OllamaHandlers.__new__(OllamaHandlers).table(),
         *LmStudioHandlers.__new__(LmStudioHandlers).table(),
         *OpenAiHandlers.__new__(OpenAiHandlers).table(),
+        *ResponseHandlers.__new__(ResponseHandlers).table(),
     )
     return [*ROUTES, *PAGES, *handlers]
 

@@ -60,7 +60,7 @@ def tell(herd: Herd, method: str, path: str, content: Any) -> dict[str, Any]:
     answer = httpx.request(method, f"{herd.gateway_url}{path}", json=content, timeout=60).raise_for_status()
     records = answer.text.splitlines()
     last: dict[str, Any] = json.loads(records[-1]) if records else {}
-    assert "error" not in last, last
+    assert not last.get("error"), last
     return last
 
 
@@ -79,6 +79,9 @@ def prepare(herd: Herd, line: str) -> str:
     asked = parse_line(line)
     if asked.path in api.LOOKS or asked.path.endswith(("/unload", "/health")):
         tell(herd, "POST", "/api/v1/models/load", CRIA)
+    elif "RESPONSE_ID" in line:
+        kept = tell(herd, "POST", "/v1/responses", {**CRIA, "input": "Hello", "max_output_tokens": 8})
+        line = line.replace("RESPONSE_ID", kept["id"])
     elif asked.method == "DELETE" and asked.path != "/api/user/keys/mine":
         name = "assistant" if asked.data else "pirate"
         tell(herd, "POST", "/api/copy", {"source": "cria", "destination": name})

@@ -84,6 +84,23 @@ def test_a_streamed_chat_tells_its_events_in_order(herd: Herd) -> None:
     assert "cria" in text.lower()
 
 
+def test_a_chat_goes_on_from_the_one_before(herd: Herd, ask: Ask) -> None:
+    def said(**fields: Any) -> dict[str, Any]:
+        body = {"model": "cria", "temperature": 0, "max_output_tokens": 16, **fields}
+        content: dict[str, Any] = ask("POST", "/api/v1/chat", body).raise_for_status().json()
+        return content
+
+    first = said(input="Who are you?", system_prompt="You are helpful.")
+    second = said(input="What do you eat?", previous_response_id=first["response_id"])
+    last = events(herd, input="Where?", previous_response_id=second["response_id"])[-1][1]["result"]
+    unkept = said(input="Where?", previous_response_id=second["response_id"], store=False)
+
+    counts = [content["stats"]["input_tokens"] for content in (first, second, last, unkept)]
+    assert counts[0] < counts[1] < counts[2] == counts[3]
+    assert len({first["response_id"], second["response_id"], last["response_id"]}) == 3
+    assert "response_id" not in unkept
+
+
 def test_models_are_loaded_listed_and_unloaded(herd: Herd, ask: Ask) -> None:
     loaded = ask("POST", "/api/v1/models/load", {"model": "cria", "echo_load_config": True}).raise_for_status().json()
     assert (loaded["type"], loaded["status"]) == ("llm", "loaded")
@@ -160,7 +177,7 @@ def test_max_tokens_of_minus_one_means_no_limit(ask: Ask) -> None:
         ({"model": None}, 400, "invalid_request", "model"),
         ({"seed": 1}, 400, "invalid_request", "seed"),
         ({"integrations": ["mcp/playwright"]}, 501, "not_implemented", "integrations"),
-        ({"previous_response_id": "resp_1"}, 501, "not_implemented", "previous_response_id"),
+        ({"previous_response_id": "resp_1"}, 400, "invalid_request", "previous_response_id"),
         ({"reasoning": "high"}, 400, "invalid_request", "reasoning"),
     ],
 )

@@ -143,6 +143,58 @@ def test_a_response_may_call_functions_and_be_cut_short(client: openai.OpenAI) -
     assert short.incomplete_details.reason == "max_output_tokens"
 
 
+def test_a_response_goes_on_from_the_one_before(client: openai.OpenAI) -> None:
+    settings: Any = {"model": "cria", "temperature": 0}
+    first = client.responses.create(input="Who are you?", **settings)
+    second = client.responses.create(input="What do you eat?", previous_response_id=first.id, **settings)
+    history: Any = [*QUESTION, *first.output, {"role": "user", "content": "What do you eat?"}]
+    whole = client.responses.create(input=history, store=False, **settings)
+
+    assert second.output_text == whole.output_text
+    assert second.usage is not None
+    assert whole.usage is not None
+    assert second.usage.input_tokens == whole.usage.input_tokens
+    assert second.previous_response_id == first.id
+    with client.responses.stream(input="Where?", previous_response_id=second.id, **settings) as stream:
+        third = stream.get_final_response()
+    assert third.usage is not None
+    assert third.usage.input_tokens > second.usage.input_tokens
+    counted = client.responses.input_tokens.count(model="cria", input="Where?", previous_response_id=second.id)
+    assert counted.input_tokens == third.usage.input_tokens
+
+
+def test_responses_are_kept_shown_and_deleted(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="cria", input="Who are you?", metadata={"topic": "llamas"})
+    second = client.responses.create(model="cria", input="Really?", previous_response_id=first.id)
+
+    assert client.responses.retrieve(first.id) == first
+    items = list(client.responses.input_items.list(second.id, limit=1, order="asc"))
+    assert [item.type for item in items] == ["message"] * 3
+    roles = [item.role for item in items if item.type == "message"]
+    assert roles == ["user", "assistant", "user"]
+    with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):
+        client.responses.cancel(first.id)
+
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="cria", input="So?", previous_response_id=second.id)
+    assert caught.value.code == "previous_response_not_found"
+
+
+@pytest.mark.usefixtures("models")
+def test_a_called_function_is_answered_by_its_result_alone(client: openai.OpenAI) -> None:
+    asked = client.responses.create(model="openai-scripted", input=WEATHER, tools=[FLAT_TOOL])
+    (call,) = asked.output
+    assert call.type == "function_call"
+    told: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
+    answered = client.responses.create(
+        model="openai-scripted", input=told, tools=[FLAT_TOOL], previous_response_id=asked.id
+    )
+    assert answered.output_text
+
+
 @pytest.mark.usefixtures("models")
 def test_gaps_are_filled(client: openai.OpenAI) -> None:
     filled = client.completions.create(model="openai-scripted", prompt="def add(a, b):\n", suffix="\n", max_tokens=16)

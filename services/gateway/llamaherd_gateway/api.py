@@ -112,7 +112,8 @@ class Api:
                 key = None if handler.public else self._identify(scope, handler.dialect)
                 if handler.manages:
                     self._access.check_managing(key)
-                request = PageRequest(method=method, parameters=parameters, query=query, headers=headers)
+                key_id = "" if key is None else key.key
+                request = PageRequest(method=method, parameters=parameters, query=query, headers=headers, key=key_id)
                 if handler.takes_body:
                     request = msgspec.structs.replace(request, body=await self._read(receive))
                     self._check_model(key, request.body)

@@ -17,6 +17,7 @@ from llamaherd_gateway.access.gate import Access
 from llamaherd_gateway.actions import Actions
 from llamaherd_gateway.api import Api
 from llamaherd_gateway.blobs import Blobs
+from llamaherd_gateway.conversations import Conversations
 from llamaherd_gateway.dialects.dialect import Dialect, Herd
 from llamaherd_gateway.dialects.lmstudio import LMSTUDIO
 from llamaherd_gateway.dialects.ollama import OLLAMA
@@ -24,6 +25,7 @@ from llamaherd_gateway.dialects.openai import OPENAI
 from llamaherd_gateway.handlers import LmStudioHandlers, OllamaHandlers, OpenAiHandlers
 from llamaherd_gateway.relay.protocol import RelayProtocol
 from llamaherd_gateway.relay.relay import Relay
+from llamaherd_gateway.response_handlers import ResponseHandlers
 from llamaherd_gateway.routing.cards import build_cards
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.policy import Policy
@@ -69,6 +71,7 @@ async def serve(service: Service, settings: GatewaySettings, models: Models) -> 
         aliases=policy.aliases,
         caught_up=follower.caught_up.is_set,
     )
+    conversations = Conversations(bus, log, settings)
     relay = Relay(
         settings=settings,
         node=common.node,
@@ -80,6 +83,7 @@ async def serve(service: Service, settings: GatewaySettings, models: Models) -> 
         own_names=own_names(settings.host),
         access=access,
         policy=policy,
+        conversations=conversations,
     )
 
     def readiness() -> str:
@@ -109,6 +113,7 @@ async def serve(service: Service, settings: GatewaySettings, models: Models) -> 
             *OllamaHandlers(actions, blobs, transfers).table(),
             *LmStudioHandlers(actions, transfers).table(),
             *OpenAiHandlers(actions).table(),
+            *ResponseHandlers(conversations).table(),
         )
         make_api = partial(
             Api,

@@ -1,6 +1,6 @@
 """What can be set about the gateway: the mapping `gateway:` of llamaherd.yaml, or `LLAMAHERD_GATEWAY_*`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,6 +34,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Other names of models. A name may be a pattern: `claude-*: qwen3-8b`."""
     default_model: str | None = None
     """What answers to names that mean nothing; unset: those are an error."""
+    conversations: Literal["on", "off"] = "on"
+    """Whether answers of `/v1/responses` and LM Studio's `/api/v1/chat` are kept, with what was asked, so that a later
+    request can go on from them (`previous_response_id`). A request that says `store: false` is never kept."""
+    conversations_keep_days: Annotated[float, msgspec.Meta(gt=0, le=30)] = 30.0
+    """Days until a kept answer is deleted."""
     queue_limit: Annotated[int, msgspec.Meta(ge=0)] = 512
     """Requests that may wait for one model's slots; one more is refused with 503."""
     queue_timeout_s: Seconds = 600.0

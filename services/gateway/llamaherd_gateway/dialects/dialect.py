@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from llamaherd_gateway.problems import Problem
+from llamaherd_gateway.problems import BadRequest, Problem
+from llamaherd_shared.events.turn import TurnKept
 
 Header = tuple[bytes, bytes]
 """Name in lower case, value."""
@@ -90,10 +91,16 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """How long the model stays loaded after this request; negative: for ever; `None`: nothing was said."""
     keeps_what_it_loads: bool = False
     """Whether `keep_alive_s` counts only for a request that had to wait for the model to be loaded."""
+    previous: str = ""
+    """The kept answer that this request goes on from; empty: it brings its whole conversation, or has been given it."""
+    keep: bool = False
+    """Whether its answer is to be kept, so that a later request can go on from it."""
     answer_id: str = ""
     """The answer under way that this request is about: it goes to the instance that gives it."""
     body: bytes = b""
     """What goes to llama-server when nothing has to be translated."""
+    text: bytes = b""
+    """The conversation from its beginning; empty: what the client sent is that."""
     content: Any = None
     """What the dialect's own `call` needs to know."""
 
@@ -120,6 +127,19 @@ class Translation(Protocol):
         """The records that end a stream which had begun and cannot go on."""
 
 
+class Keeper(Protocol):
+    """What of an answer is kept, and how the client is told. Asked between `feed` and the end of a `Translation`."""
+
+    def turn(self, body: bytes, now_ns: int) -> TurnKept | None:
+        """llama-server's answer is complete: what is to be kept; `None`: nothing, because it failed.
+
+        `body`: of a plain answer. Raises `ValueError` when it makes no sense.
+        """
+
+    def not_kept(self) -> None:
+        """It cannot be kept: the answer's end is to say so."""
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A request to llama-server."""
 
@@ -127,8 +147,21 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     translation: Any = None
     """A `Translation`; `None`: the answer is passed on as it comes."""
+    keeper: Any = None
+    """A `Keeper`; `None`: the answer is not kept."""
     content_type: bytes = b"application/json"
     """Of `body`."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """How the requests of a route go on from kept answers."""
+
+    resume: Callable[[Asked, Sequence[TurnKept]], Asked]
+    """What was asked, behind these turns, oldest first: the whole conversation up to `Asked.previous`."""
+    missing: Callable[[str], BadRequest]
+    """There is no kept answer with this id, or it is another key's."""
+    off: Callable[[], BadRequest]
+    """This gateway keeps none."""
 
 
 class Ask(Protocol):
@@ -165,6 +198,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Body and headers -> what was asked. Raises `BadRequest`."""
     call: Callable[[Asked, Facts, Turn], Call] | None = None
     """Raises `BadRequest` for what this model cannot do. `None`: `Asked.body` goes to the same path as it is."""
+    memory: Memory | None = None
+    """`None`: answers are not kept."""
     prepare: Callable[[Asked, Facts, Ask], Awaitable[Asked]] | None = None
     """Run before `call` when questions have to be asked first, e.g. how many tokens a text has."""
     settle: Callable[[Asked, Turn], bytes] | None = None
@@ -253,6 +288,8 @@ class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
     query: dict[str, str] = {}
     headers: dict[str, str] = {}
     """Names in lower case."""
+    key: str = ""
+    """Id of the API key it came with; empty: none."""
     body: bytes = b""
 
 

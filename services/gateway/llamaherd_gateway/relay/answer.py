@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-from llamaherd_gateway.dialects.dialect import Dialect, Translation
+from llamaherd_gateway.dialects.dialect import Dialect, Keeper, Translation
 from llamaherd_gateway.problems import Problem, headers_of
 from llamaherd_gateway.relay.heads import render_status_line
 from llamaherd_gateway.relay.upstream import Head
+from llamaherd_shared.events.turn import TurnKept
 
 EVENT_BYTES: Final = 2**20
 """An event of a stream longer than this is passed on in pieces."""
@@ -23,6 +24,9 @@ class Answer:
     """Whether the body is a stream of records, which an error may follow."""
     bytes_out = 0
 
+    keeper: Keeper | None = None
+    """Of an answer that is kept."""
+
     _translation: Translation | None = None
     _chunked = False
     _held = b""
@@ -31,9 +35,13 @@ class Answer:
     def __init__(self, dialect: Dialect, *, http_1_0: bool) -> None:
         self.dialect, self._http_1_0 = dialect, http_1_0
 
-    def translate(self, translation: Translation) -> None:
+    def translate(self, translation: Translation, keeper: Keeper | None) -> None:
         """From now on llama-server's bytes are not passed on as they come."""
-        self._translation = translation
+        self._translation, self.keeper = translation, keeper
+
+    def turn(self, now_ns: int) -> TurnKept | None:
+        """llama-server's answer is complete: what is to be kept of it. Raises `ValueError` as `take_end` does."""
+        return None if self.keeper is None else self.keeper.turn(b"".join(self._whole or ()), now_ns)
 
     # Each of these appends to `out` what can be sent now.
 

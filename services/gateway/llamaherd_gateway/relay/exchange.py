@@ -1,7 +1,8 @@
 """One request on a hot route, from its first byte to its event: receive, route, wait its turn, relay, record.
 
 Rules: an exchange answers only when it is its turn on the connection. It writes what one upstream read brought in
-one write. It ends exactly once, with exactly one `RequestFinished`. Nothing in it waits for the bus.
+one write. It ends exactly once, with exactly one `RequestFinished`. Nothing in it waits for the bus, but an answer
+that is kept: its end is told when it is stored (`keeping.py`).
 """
 
 import secrets
@@ -19,6 +20,7 @@ from llamaherd_gateway.relay.answer import Answer
 from llamaherd_gateway.relay.heads import render_request_end
 from llamaherd_gateway.relay.inflating import inflate
 from llamaherd_gateway.relay.judging import Judged
+from llamaherd_gateway.relay.keeping import Keeping
 from llamaherd_gateway.relay.leftover import Leftover
 from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
 from llamaherd_gateway.relay.upstream import Connection, Head, Pool
@@ -82,6 +84,7 @@ class Exchange:
     """Whether the model's name is one of ours: only those make subjects."""
 
     _pursuit: Pursuit | None = None
+    _keeping: Keeping | None = None
     _connection: Connection | None = None
     _pool: Pool | None = None
     """Of the connection; set as long as the request is in flight."""
@@ -133,6 +136,11 @@ class Exchange:
     @property
     def trace_id(self) -> str:
         return self.traceparent[3:35]
+
+    @property
+    def key_id(self) -> str:
+        """Empty: it came without a key."""
+        return self.key.key if self.key is not None else ""
 
     @property
     def party(self) -> str:
@@ -224,10 +232,12 @@ class Exchange:
             if self._judged.encoding:
                 body = inflate(body, self._judged.encoding, limit=relay.settings.max_body_bytes)
             asked = self.asked = route.read(body, self._judged.headers)
+            if route.memory is not None:
+                asked = self.asked = relay.conversations.admit(asked, route.memory)
             self._body = body
             self.model = asked.model
             model = relay.names.resolve(asked.model)
-            if model is None or asked.action != "call" or self.has_limits:
+            if model is None or asked.action != "call" or asked.previous or self.has_limits:
                 self._pursue(None)
                 return
             self.use_model(model)
@@ -266,7 +276,7 @@ class Exchange:
             call = Call(path=self._judged.target.decode("latin-1"), body=asked.body)
         else:
             call = route.call(asked, facts, self.turn())
-        path, body, content_type = call.path, call.body, call.content_type
+        body, content_type = call.body, call.content_type
         if body is asked.body and self._judged.content_type:
             content_type = self._judged.content_type  # a form keeps its boundary
         if content_type.startswith(b"application/json"):
@@ -276,7 +286,7 @@ class Exchange:
                 body = apply_rules(rules, body)
         if body is call.body and content_type is call.content_type:
             return call
-        return Call(path=path, body=body, translation=call.translation, content_type=content_type)
+        return msgspec.structs.replace(call, body=body, content_type=content_type)
 
     def facts_of(self, instance: Instance) -> Facts:
         """What is known of its model, and what the name that was asked for brings."""
@@ -294,7 +304,7 @@ class Exchange:
         self._pool = pool
         pool.in_flight += 1
         if call.translation is not None:
-            self._answer.translate(call.translation)
+            self._answer.translate(call.translation, call.keeper)
         end = render_request_end(self._judged.forwarded, call.content_type, self._traceparent, len(call.body))
         connection.send(self, pool.request_start(self.route.method, call.path) + end, call.body)
         if self._protocol.flow.write_paused:
@@ -342,8 +352,8 @@ class Exchange:
 
     @property
     def text(self) -> bytes:
-        """What the client sent: its beginning tells which conversation goes on."""
-        return self._body
+        """Of the conversation: its beginning tells which one goes on."""
+        return self.asked.text or self._body
 
     def _leave_model(self, keep_alive_s: float | None, now: float) -> None:
         """Looking at a model is no use of it."""
@@ -405,11 +415,27 @@ class Exchange:
             self._answer.take_body(body, now_ns, out)
         if end:
             self._leave_instance()
-            self._answer.take_end(self._own_headers, now_ns, out)
+            turn = self._answer.turn(now_ns)
+            if turn is None:
+                self._answer.take_end(self._own_headers, now_ns, out)
+                self._write(b"".join(out))
+                self._finish("ok", None)
+                return
+            self._leave_queue()
+            self._keeping = Keeping(self, turn)
+        if out:
             self._write(b"".join(out))
-            self._finish("ok", None)
-        elif out:
-            self._write(b"".join(out))
+
+    def tell_end(self, now_ns: int, *, kept: bool) -> None:
+        """The answer has been kept, or cannot be. Raises whatever a translation raises."""
+        if self.response_complete:
+            return
+        if not kept and self._answer.keeper is not None:
+            self._answer.keeper.not_kept()
+        out: list[bytes] = []
+        self._answer.take_end(self._own_headers, now_ns, out)
+        self._write(b"".join(out))
+        self._finish("ok", None)
 
     def upstream_lost(self, *, before_first_byte: bool, reused: bool) -> None:
         instance = self._instance
@@ -528,6 +554,9 @@ class Exchange:
         if self._pursuit is not None:
             self._pursuit.stop()
             self._pursuit = None
+        if self._keeping is not None:
+            self._keeping.stop()
+            self._keeping = None
         if self._connection is not None:
             self._connection.abandon()
         self._leave_instance()
@@ -596,7 +625,7 @@ class Exchange:
             bytes_in=self._bytes_in,
             bytes_out=self._answer.bytes_out,
             trace_id=self.trace_id,
-            key_id=self.key.key if self.key is not None else "",
+            key_id=self.key_id,
         )
 
     @property

@@ -68,6 +68,9 @@ class Pursuit:
         try:
             if exchange.has_limits and not exchange.is_counted:
                 await self._pass_limits()
+            if (memory := exchange.route.memory) is not None and exchange.asked.previous:
+                resume = self._relay.conversations.resume
+                exchange.asked = await resume(exchange.asked, memory, exchange.key_id)
             await self._settle_name()
             match exchange.asked.action:
                 case "call":

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from llamaherd_gateway.access.gate import Access
 from llamaherd_gateway.access.guard import Guard
 from llamaherd_gateway.access.limits import GOSSIP_S
+from llamaherd_gateway.conversations import Conversations
 from llamaherd_gateway.dialects.dialect import Facts
 from llamaherd_gateway.projection import Alias, Fleet, Instance, InstanceKey
 from llamaherd_gateway.relay.exchange import Exchange
@@ -86,10 +87,11 @@ class Relay:
         own_names: frozenset[str] | None,
         access: Access,
         policy: Policy,
+        conversations: Conversations,
     ) -> None:
         """`own_names`: names of this machine when it listens on loopback only (`guard.py`)."""
         self.settings, self.node, self.loader, self.log = settings, node, loader, log
-        self.access, self.policy = access, policy
+        self.access, self.policy, self.conversations = access, policy, conversations
         self.guard = Guard(settings.cors_origins, own_names=own_names)
         self.date_header = b""
         self.server_state = ServerState()

@@ -8,7 +8,7 @@ from typing import Final
 
 from llamaherd_gateway.dialects.dialect import Page, Route
 from llamaherd_gateway.dialects.lmstudio.catalog import list_v0, list_v1, show_v0
-from llamaherd_gateway.dialects.lmstudio.chat import call_chat, read_chat
+from llamaherd_gateway.dialects.lmstudio.chat import MEMORY, call_chat, read_chat
 from llamaherd_gateway.dialects.lmstudio.completions import call_with_figures, read_with_ttl
 from llamaherd_gateway.dialects.lmstudio.errors import LMSTUDIO, LMSTUDIO_V0
 from llamaherd_gateway.dialects.openai.chat import call_chat as call_openai_chat
@@ -24,6 +24,7 @@ ROUTES: Final = (
         dialect=LMSTUDIO,
         read=read_chat,
         call=call_chat,
+        memory=MEMORY,
         about="LM Studio's chat: one answer, or a stream of events from `chat.start` to `chat.end`",
         example='{"model": "cria", "input": "Who are you?", "max_output_tokens": 8, "stream": true}',
     ),

@@ -6,10 +6,13 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body, model_of
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Turn
+from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Memory, Turn
 from llamaherd_gateway.dialects.lmstudio.chat_answer import ChatAnswer
 from llamaherd_gateway.dialects.lmstudio.fields import refuse_unknown_fields
+from llamaherd_gateway.dialects.openai.kept_responses import SETTING, items_of, previous_missing
+from llamaherd_gateway.dialects.openai.response_input import messages_of
 from llamaherd_gateway.problems import BadRequest
+from llamaherd_shared.events.turn import TurnKept
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 Effort = Literal["off", "low", "medium", "high", "on"]
@@ -47,8 +50,17 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     context_length: AtLeastOne | None = None
     """Told at loading time, by the herd's settings: a request has no say."""
     store: bool | None = None
-    """Transcripts are not kept, so there is no `response_id` either."""
     previous_response_id: str | None = None
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model is asked."""
+
+    request: ChatRequest
+    said: dict[str, Any]
+    """An item of OpenAI's Responses API."""
+    messages: list[dict[str, Any]]
+    """The whole conversation."""
 
 
 _DECODER: Final = msgspec.json.Decoder(ChatRequest)
@@ -62,23 +74,42 @@ def read_chat(body: bytes, headers: Sequence[Header] = ()) -> Asked:
     if request.integrations:
         text = "`integrations` are not implemented: this server calls no tools; leave the field out"
         raise BadRequest(text, status=501, code="not_implemented", param="integrations")
-    if request.previous_response_id is not None:
-        text = (
-            "`previous_response_id` is not implemented: this server keeps no transcripts; "
-            "send the whole conversation to /v1/chat/completions instead"
-        )
-        raise BadRequest(text, status=501, code="not_implemented", param="previous_response_id")
-    return Asked(model=model, stream=request.stream is True, content=request)
+    said = {"type": "message", "role": "user", "content": _content(request.input)}
+    asked = Asked(
+        model=model,
+        stream=request.stream is True,
+        keep=request.store is not False,
+        previous=request.previous_response_id or "",
+        content=Question(request=request, said=said, messages=[]),
+    )
+    return resume(asked, ())
+
+
+def resume(asked: Asked, turns: Sequence[TurnKept]) -> Asked:
+    """The last system prompt that was given counts, and stands at the beginning: templates take one, and only there."""
+    question: Question = asked.content
+    system = question.request.system_prompt or next((turn.system for turn in reversed(turns) if turn.system), None)
+    messages = messages_of([*items_of(turns), question.said], system)
+    content = msgspec.structs.replace(question, messages=messages)
+    return msgspec.structs.replace(asked, content=content, text=msgspec.json.encode(messages))
+
+
+def off() -> BadRequest:
+    text = f"`previous_response_id` is not implemented: this server keeps no transcripts ({SETTING}); "
+    text += "send the whole conversation to /v1/chat/completions instead"
+    return BadRequest(text, status=501, code="not_implemented", param="previous_response_id")
+
+
+MEMORY: Final = Memory(resume=resume, missing=previous_missing, off=off)
 
 
 def call_chat(asked: Asked, facts: Facts, turn: Turn) -> Call:
     """Raises `BadRequest` for a reasoning setting that the model does not have."""
-    request: ChatRequest = asked.content
-    system = request.system_prompt
-    messages = [{"role": "system", "content": system}] if system else []
+    question: Question = asked.content
+    request = question.request
     body: dict[str, Any] = {
         "model": facts.model,
-        "messages": [*messages, {"role": "user", "content": _content(request.input)}],
+        "messages": question.messages,
         "stream": asked.stream,
         **{name: value for name in _SAMPLING if (value := getattr(request, name)) is not None},
         **_reasoning(request.reasoning, facts),
@@ -89,8 +120,31 @@ def call_chat(asked: Asked, facts: Facts, turn: Turn) -> Call:
         body["return_progress"] = True
         # Says with every token how many there are: the only way to know how many went into reasoning.
         body["timings_per_token"] = "thinking" in facts.capabilities
-    answer = ChatAnswer(facts.model, turn, stream=asked.stream)
-    return Call(path="/v1/chat/completions", body=msgspec.json.encode(body), translation=answer)
+    answer = ChatAnswer(facts.model, turn, stream=asked.stream, kept=_kept(asked, turn))
+    return Call(
+        path="/v1/chat/completions",
+        body=msgspec.json.encode(body),
+        translation=answer,
+        keeper=answer if asked.keep else None,
+    )
+
+
+def _kept(asked: Asked, turn: Turn) -> TurnKept | None:
+    """This turn, still without what is answered; `None`: it is not to be kept."""
+    question: Question = asked.content
+    if not asked.keep:
+        return None
+    return TurnKept(
+        response=f"resp_{turn.request_id}",
+        at_ns=0,
+        asked_ns=turn.received_ns,
+        model=asked.model,
+        previous=question.request.previous_response_id or "",
+        input=[question.said],
+        output=[],
+        system=question.request.system_prompt or "",
+        usage={},
+    )
 
 
 def reasoning_options(architecture: str, capabilities: frozenset[str]) -> tuple[str, ...]:
@@ -121,7 +175,7 @@ def _reasoning(effort: Effort | None, facts: Facts) -> dict[str, Any]:
 
 
 def _content(given: str | list[Item] | None) -> str | list[dict[str, Any]]:
-    """`content` of the user's message."""
+    """`content` of the user's message, in OpenAI's parts. Raises `BadRequest`."""
     if given is None:
         raise BadRequest("`input` is required", code="missing_required_parameter", param="input")
     if isinstance(given, str):
@@ -135,14 +189,14 @@ def _part(place: int, item: Item) -> dict[str, Any]:
     if item.type != "image":
         if item.content is None:
             raise _missing(place, "content")
-        return {"type": "text", "text": item.content}
+        return {"type": "input_text", "text": item.content}
     if item.data_url is None:
         raise _missing(place, "data_url")
     # llama-server would fetch any other address itself, from wherever it stands.
     if not item.data_url.startswith("data:"):
         text = f"`input[{place}].data_url` must be a data URL with base64: data:image/png;base64,..."
         raise BadRequest(text, code="invalid_input", param="input")
-    return {"type": "image_url", "image_url": {"url": item.data_url}}
+    return {"type": "input_image", "image_url": item.data_url}
 
 
 def _missing(place: int, field: str) -> BadRequest:

@@ -9,8 +9,11 @@ import msgspec
 
 from llamaherd_gateway.dialects.dialect import Turn
 from llamaherd_gateway.dialects.lmstudio.errors import render_error_event
+from llamaherd_gateway.dialects.openai.response_frame import usage_of
+from llamaherd_gateway.dialects.openai.response_items import Message, Reasoning
 from llamaherd_gateway.dialects.sse import Events, render_event
 from llamaherd_gateway.problems import Problem, read_error
+from llamaherd_shared.events.turn import TurnKept
 
 _NANOSECONDS: Final = 1e9
 
@@ -62,11 +65,12 @@ _DECODER: Final = msgspec.json.Decoder(_Record)
 
 
 class ChatAnswer:
-    """A `Translation`."""
+    """A `Translation` and a `Keeper`."""
 
-    def __init__(self, model: str, turn: Turn, *, stream: bool) -> None:
+    def __init__(self, model: str, turn: Turn, *, stream: bool, kept: TurnKept | None = None) -> None:
+        """`kept`: the turn, as far as it is known before the answer, when that is to be kept."""
         self.content_type = b"text/event-stream" if stream else b"application/json"
-        self._model, self._turn = model, turn
+        self._model, self._turn, self._stream, self._kept = model, turn, stream, kept
         self._events = Events()
         self._begun = False
         self._prompting = False
@@ -78,6 +82,9 @@ class ChatAnswer:
         self._output_tokens = 0
         self._reasoning_tokens = 0
         self._first_token_ns = 0
+        self._reason: str | None = None
+        """`finish_reason`, once it is known."""
+        self._failed = False
 
     def feed(self, data: bytes, now_ns: int) -> bytes:
         out = [] if self._begun else self._begin()
@@ -94,18 +101,46 @@ class ChatAnswer:
 
     def fail(self, problem: Problem, now_ns: int) -> bytes:
         out = [] if self._begun else self._begin()
+        self._kept = None
         self._close(out)
         out += (render_error_event(problem), _event("chat.end", result=self._result(now_ns)))
         return b"".join(out)
 
     def whole(self, body: bytes, now_ns: int) -> bytes:
+        if self._reason is None:
+            self._read(body)
+        return msgspec.json.encode(self._result(now_ns))
+
+    def turn(self, body: bytes, now_ns: int) -> TurnKept | None:
+        if not self._stream:
+            self._read(body)
+        elif self._failed or self._reason is None:
+            self._kept = None
+        if self._kept is None:
+            return None
+        usage = usage_of(
+            self._input_tokens,
+            self._output_tokens,
+            cached_tokens=self._timings.cache_n,
+            reasoning_tokens=self._reasoning_tokens,
+        )
+        cut = self._reason == "length"
+        return msgspec.structs.replace(self._kept, at_ns=now_ns, output=self._items(cut=cut), cut=cut, usage=usage)
+
+    def not_kept(self) -> None:
+        self._kept = None
+
+    def _read(self, body: bytes) -> None:
+        """A plain answer. Raises `ValueError`."""
         try:
             record = _DECODER.decode(body)
-            message = record.choices[0].message
+            choice = record.choices[0]
         except (msgspec.MsgspecError, IndexError) as error:
             raise ValueError(f"llama-server's answer is no chat completion: {error}") from error
+        message = choice.message
         if message is None:
             raise ValueError("llama-server's answer has no message")
+        self._reason = choice.finish_reason or "stop"
         self._count(record)
         thought, said = message.reasoning_content or "", message.content or ""
         if thought:
@@ -115,7 +150,18 @@ class ChatAnswer:
         # A plain answer does not say how many tokens the reasoning took: an estimate, by length.
         share = len(thought) / (len(thought) + len(said)) if thought else 0.0
         self._reasoning_tokens = round(self._output_tokens * share)
-        return msgspec.json.encode(self._result(now_ns))
+
+    def _items(self, *, cut: bool) -> list[dict[str, Any]]:
+        """What was answered, as items of OpenAI's Responses API."""
+        items = []
+        for place, (kind, texts) in enumerate(self._said()):
+            shape = Reasoning if kind == "reasoning" else Message
+            item = shape(f"{shape.prefix}_{self._turn.request_id}{place}")
+            item.take("".join(texts), [])
+            items.append(item.render("completed"))
+        if cut:
+            items[-1]["status"] = "incomplete"
+        return items
 
     def _begin(self) -> list[bytes]:
         self._begun = self._prompting = True
@@ -133,6 +179,7 @@ class ChatAnswer:
         except msgspec.MsgspecError:
             return  # nothing a client of this dialect could use
         if record.error is not None:
+            self._failed = True
             self._close(out)
             out.append(render_error_event(_problem(record.error, text)))
             return
@@ -144,6 +191,7 @@ class ChatAnswer:
             self._close(out)
         tokens = self._count(record)
         for choice in record.choices:
+            self._reason = choice.finish_reason or self._reason
             self._write("reasoning", choice.delta.reasoning_content, tokens, now_ns, out)
             self._write("message", choice.delta.content, tokens, now_ns, out)
 
@@ -194,10 +242,13 @@ class ChatAnswer:
         }
         if self._turn.load_ns:
             stats["model_load_time_seconds"] = self._turn.load_ns / _NANOSECONDS
-        # Clients take the first message without looking whether there is one.
-        output = self._output or [("message", [])]
-        parts = [{"type": kind, "content": "".join(texts)} for kind, texts in output]
-        return {"model_instance_id": self._model, "output": parts, "stats": stats}
+        parts = [{"type": kind, "content": "".join(texts)} for kind, texts in self._said()]
+        kept = {} if self._kept is None else {"response_id": self._kept.response}
+        return {"model_instance_id": self._model, "output": parts, "stats": stats, **kept}
+
+    def _said(self) -> list[tuple[str, list[str]]]:
+        """Clients take the first message without looking whether there is one."""
+        return self._output or [("message", [])]
 
     def _first_token_s(self, now_ns: int) -> float:
         """Seconds between the request and the first token, without loading, which has a figure of its own."""

@@ -14,9 +14,8 @@ from llamaherd_gateway.problems import BadRequest
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
-_STATEFUL: Final = {
-    "previous_response_id": "responses are not kept here: send the whole conversation as `input`",
-    "conversation": "conversations are not kept here: send the whole conversation as `input`",
+_UNSUPPORTED: Final = {
+    "conversation": "go on with `previous_response_id`, or send the whole conversation as `input`",
     "prompt": "prompts are not kept here: send `instructions` and `input`",
 }
 _OWN: Final = frozenset({
@@ -30,7 +29,7 @@ _OWN: Final = frozenset({
 
 def chat_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Body of the chat completion. Raises `BadRequest`."""
-    for name, advice in _STATEFUL.items():
+    for name, advice in _UNSUPPORTED.items():
         if fields.get(name) is not None:
             raise BadRequest(f"`{name}` is not supported: {advice}", param=name, code="unsupported_parameter")
     if fields.get("background"):

@@ -11,9 +11,22 @@ import msgspec
 from llamaherd_gateway.dialects.dialect import Asked, Turn
 from llamaherd_gateway.dialects.openai.errors import problem_in
 from llamaherd_gateway.dialects.openai.renaming import EVENT_STREAM, JSON
+from llamaherd_gateway.dialects.openai.response_frame import render_frame, render_response, usage_of
 from llamaherd_gateway.dialects.openai.response_items import Call, Item, Message, Reasoning
 from llamaherd_gateway.dialects.sse import Events, render_event
 from llamaherd_gateway.problems import Problem
+from llamaherd_shared.events.turn import TurnKept
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Of a request, what its answer has to know."""
+
+    input: list[dict[str, Any]]
+    """Items, as they came."""
+    echoed: dict[str, Any]
+    """What the answer repeats (`response_frame.echo`)."""
+    previous: str
+    """The response that it goes on from; empty: none."""
 
 
 class _Function(msgspec.Struct):
@@ -78,22 +91,25 @@ _DECODER: Final = msgspec.json.Decoder(_Chunk)
 
 
 class Response:
-    """A `Translation`."""
+    """A `Translation` and a `Keeper`."""
 
     def __init__(self, asked: Asked, turn: Turn) -> None:
         self.content_type = EVENT_STREAM if asked.stream else JSON
         self._id = turn.request_id
-        self._frame = {
-            "id": f"resp_{turn.request_id}",
-            "object": "response",
-            "created_at": turn.received_ns // 1_000_000_000,
-            "model": asked.model,
-            "background": False,
-            "previous_response_id": None,
-            "service_tier": "default",
-            "store": False,
-            **asked.content,
-        }
+        wanted: Wanted = asked.content
+        self._store = asked.keep
+        self._kept = TurnKept(
+            response=f"resp_{turn.request_id}",
+            at_ns=0,
+            asked_ns=turn.received_ns,
+            model=asked.model,
+            previous=wanted.previous,
+            input=wanted.input,
+            output=[],
+            usage={},
+            echoed=wanted.echoed,
+        )
+        """Still without what is answered."""
         self._events = Events()
         self._items: list[Item] = []
         self._open: Item | None = None
@@ -101,7 +117,9 @@ class Response:
         """`finish_reason`, once it is known."""
         self._usage: _Usage | None = None
         self._number = 0
-        """Events told so far."""
+        """Events made so far."""
+        self._untold: list[bytes] = []
+        """Events that close the last item, while the answer is being kept."""
         self._ended = False
 
     def feed(self, data: bytes, now_ns: int) -> bytes:
@@ -125,7 +143,7 @@ class Response:
             return b""
         if self._reason is None:
             return self.fail(Problem(status=502, message="llama-server's answer ended too early"), now_ns)
-        out: list[bytes] = []
+        out = self._untold
         self._finish(out)
         response = self._response(now_ns)
         self._tell(out, f"response.{response['status']}", response=response)
@@ -133,6 +151,36 @@ class Response:
         return b"".join(out)
 
     def whole(self, body: bytes, now_ns: int) -> bytes:
+        if not self._number:
+            self._read(body)
+        return msgspec.json.encode(self._response(now_ns))
+
+    def turn(self, body: bytes, now_ns: int) -> TurnKept | None:
+        if self.content_type is JSON:
+            self._read(body)
+        elif self._ended or self._reason is None:
+            return None
+        self._finish(self._untold)
+        return self._complete(now_ns)
+
+    def not_kept(self) -> None:
+        self._store = False
+
+    def fail(self, problem: Problem, now_ns: int) -> bytes:
+        if self._ended:
+            return b""
+        out = self._untold
+        self._begin(out)
+        self._ended = True
+        self._tell(out, "error", code=problem.code, message=problem.message, param=problem.param)
+        error = {"code": "server_error", "message": problem.message}
+        items = [item.render("incomplete" if item is self._open else "completed") for item in self._items]
+        response = {**self._frame(), "status": "failed", "error": error, "incomplete_details": None, "output": items}
+        self._tell(out, "response.failed", response={**response, "usage": None, "store": False})
+        return b"".join(out)
+
+    def _read(self, body: bytes) -> None:
+        """A plain answer. Raises `ValueError`."""
         answer = _DECODER.decode(body)
         if not answer.choices or answer.choices[0].message is None:
             raise ValueError("it has no message")
@@ -141,20 +189,6 @@ class Response:
         out: list[bytes] = []
         self._take(answer, out)
         self._finish(out)
-        return msgspec.json.encode(self._response(now_ns))
-
-    def fail(self, problem: Problem, now_ns: int) -> bytes:
-        if self._ended:
-            return b""
-        out: list[bytes] = []
-        self._begin(out)
-        self._ended = True
-        self._tell(out, "error", code=problem.code, message=problem.message, param=problem.param)
-        error = {"code": "server_error", "message": problem.message}
-        items = [item.render("incomplete" if item is self._open else "completed") for item in self._items]
-        response = {**self._frame, "status": "failed", "error": error, "incomplete_details": None, "output": items}
-        self._tell(out, "response.failed", response={**response, "usage": None})
-        return b"".join(out)
 
     def _take(self, chunk: _Chunk, out: list[bytes]) -> None:
         self._begin(out)
@@ -173,7 +207,7 @@ class Response:
 
     def _begin(self, out: list[bytes]) -> None:
         if not self._number:
-            response = {**self._frame, "status": "in_progress", "error": None, "incomplete_details": None}
+            response = {**self._frame(), "status": "in_progress", "error": None, "incomplete_details": None}
             response |= {"output": [], "usage": None}
             self._tell(out, "response.created", response=response)
             self._tell(out, "response.in_progress", response=response)
@@ -223,20 +257,26 @@ class Response:
             self._add(Message(f"msg_{self._id}0"), out)
         self._close("incomplete" if self._reason == "length" else "completed", out)
 
+    def _frame(self) -> dict[str, Any]:
+        return render_frame(self._kept, store=self._store)
+
     def _response(self, now_ns: int) -> dict[str, Any]:
-        cut = self._reason == "length"
-        return {
-            **self._frame,
-            "status": "incomplete" if cut else "completed",
-            "completed_at": None if cut else now_ns // 1_000_000_000,
-            "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": [item.render(item.status) for item in self._items],
-            "usage": _usage(self._usage or _Usage()),
-        }
+        return render_response(self._complete(now_ns), store=self._store)
+
+    def _complete(self, now_ns: int) -> TurnKept:
+        """Once every item is closed."""
+        usage = self._usage or _Usage()
+        details = usage.prompt_tokens_details or _Details()
+        return msgspec.structs.replace(
+            self._kept,
+            at_ns=now_ns,
+            output=[item.render(item.status) for item in self._items],
+            cut=self._reason == "length",
+            usage=usage_of(usage.prompt_tokens, usage.completion_tokens, cached_tokens=details.cached_tokens),
+        )
 
     def _logprob(self, token: _Logprob) -> dict[str, Any]:
-        tops = (token.top_logprobs or [])[: self._frame["top_logprobs"]]
+        tops = (token.top_logprobs or [])[: self._kept.echoed["top_logprobs"]]
         return {**_told(token), "top_logprobs": [_told(top) for top in tops]}
 
     def _place(self, item: Item) -> dict[str, Any]:
@@ -249,15 +289,3 @@ class Response:
 
 def _told(token: _Likely) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": token.bytes}
-
-
-def _usage(usage: _Usage) -> dict[str, Any]:
-    details = usage.prompt_tokens_details or _Details()
-    return {
-        "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": details.cached_tokens, "cache_write_tokens": 0},
-        "output_tokens": usage.completion_tokens,
-        # llama-server does not count them apart.
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
