@@ -19,6 +19,7 @@ from harness.deadline import until
 from harness.fake_hub import COMMIT, FakeHub, Switches
 from harness.nats import NatsServer
 from harness.random_gguf import write_garbage, write_random_gguf
+from harness.random_projector import write_random_projector
 from harness.supervisor import Herd, Node, herd_of
 from llamaherd_shared.commands import (
     CancelPull,
@@ -376,7 +377,6 @@ def test_split_model_comes_with_all_its_parts_and_goes_with_them(shelf: Shelf, t
     shelf.hub.files[shelf.repository] = {
         "Q4_K_M/Big-Q4_K_M-00001-of-00002.gguf": shelf.data,
         "Q4_K_M/Big-Q4_K_M-00002-of-00002.gguf": second,
-        "mmproj-Big-f16.gguf": b"no model",
     }
 
     async def body(files: Files) -> None:
@@ -394,6 +394,56 @@ def test_split_model_comes_with_all_its_parts_and_goes_with_them(shelf: Shelf, t
 
         assert deleted.paths == [str(shelf.folder / name) for name in names]
         assert not shelf.folder.exists()
+
+    run(shelf, body)
+
+
+def test_projector_comes_along_with_its_model_once_for_all_quantizations(shelf: Shelf, tmp_path: Path) -> None:
+    eyes = write_random_projector(tmp_path / "eyes.gguf", embedding_length=32).read_bytes()
+    other = shelf.model.replace("Q8_0", "Q4_0")
+    shelf.hub.files[shelf.repository] |= {"mmproj-model-f16.gguf": eyes, f"{other}.gguf": shelf.data}
+
+    async def body(files: Files) -> None:
+        pulls = await asyncio.gather(files.pull(quantization="Q8_0"), files.pull(quantization="Q4_0"))
+        ends = [await files.finished(accepted.pull) for accepted in pulls]
+
+        projector = shelf.folder / f"mmproj-{shelf.model.removesuffix('-Q8_0')}-F16.gguf"
+        assert projector.read_bytes() == eyes
+        assert len([seen for seen in shelf.hub.seen if "/cdn/" in seen.path and "mmproj" in seen.path]) == 1
+        for end, model in zip(ends, (shelf.model, other), strict=True):
+            assert [file.name for file in end.files] == [f"{model}.gguf", "mmproj-model-f16.gguf"]
+            found = files.herd.known.models[model]
+            assert isinstance(found, ModelFound)
+            assert (found.projector, found.capabilities) == (str(projector), ["completion", "vision"])
+
+        first = await files.delete(shelf.model)
+        assert first.paths == [str(shelf.target)]
+        last = await files.delete(other)
+        assert last.paths == [str(shelf.folder / f"{other}.gguf"), str(projector)]
+        assert not shelf.folder.exists()
+
+    run(shelf, body)
+
+
+def test_model_that_is_called_a_projector_is_refused(shelf: Shelf) -> None:
+    shelf.hub.files[shelf.repository]["mmproj-F16.gguf"] = shelf.data
+
+    async def body(files: Files) -> None:
+        end = await files.failed((await files.pull()).pull)
+
+        assert end.reason == "mmproj-F16.gguf cannot be served: it is no projector but a model"
+        assert not list(shelf.folder.glob("*.gguf"))
+
+    run(shelf, body)
+
+
+def test_projector_that_is_called_a_model_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.hub.files[shelf.repository][shelf.file] = write_random_projector(tmp_path / "eyes.gguf").read_bytes()
+
+    async def body(files: Files) -> None:
+        end = await files.failed((await files.pull()).pull)
+
+        assert end.reason == f"{shelf.file} cannot be served: it is no model but a projector, a part for one"
 
     run(shelf, body)
 

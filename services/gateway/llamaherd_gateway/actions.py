@@ -270,7 +270,8 @@ class Actions:
         return None
 
     def _is_as_pulled(self, file: Model, pull: Pull) -> bool:
-        same_size = file.size_bytes == pull.total_bytes and file.rejected is None
+        sizes = (file.size_bytes, file.size_bytes + file.projector_bytes)
+        same_size = pull.total_bytes in sizes and file.rejected is None
         return same_size and all(
             other.size_bytes == file.size_bytes
             for other in self.view.fleet.models.values()

@@ -52,6 +52,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     modified_ns: int = 0
     """Of the file; 0 when it was rejected."""
     size_bytes: int = 0
+    projector_bytes: int = 0
+    """Of the file that lets it see or hear, which may have come with it; 0 without one."""
     title: str = ""
     architecture: str = ""
     parameters: int = 0
@@ -236,6 +238,7 @@ def evolve_model(event: ModelBase) -> Model | None:
                 model=event.model,
                 modified_ns=event.modified_ns,
                 size_bytes=event.size_bytes,
+                projector_bytes=event.projector_bytes,
                 title=event.title,
                 architecture=event.architecture,
                 parameters=event.parameters,

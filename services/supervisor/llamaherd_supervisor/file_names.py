@@ -25,6 +25,12 @@ def quantization_of(name: str) -> str:
     return str(found[-1]).upper() if found else ""
 
 
+def without_quantization(name: str) -> str:
+    """The name with the quantization cut out; the same when that is all of it."""
+    before, _, after = name.rpartition(_QUANTIZATION.findall(name)[-1]) if quantization_of(name) else (name, "", "")
+    return f"{before.rstrip('-_. ')}{after}" or name
+
+
 def is_projector(name: str) -> bool:
     """Whether a file is named as a projector; what it is, its content tells."""
     return "mmproj" in name.lower()
@@ -52,8 +58,7 @@ def precision_rank(quantization: str) -> int:
 
 
 def _words(name: str) -> Sequence[str]:
-    before, _, after = name.upper().rpartition(quantization_of(name) or "\0")
-    return _WORD.findall(f"{before} {after}".lower())
+    return _WORD.findall(without_quantization(name).lower())
 
 
 def _shared_words(one: Sequence[str], other: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Commands about model files: what one says about itself, and removing one."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -59,6 +60,10 @@ class FileCommands:
         found = self._find(command.model)
         models_dir = self._at.settings.models_dir
         paths = await asyncio.to_thread(store.model_paths, found.path, models_dir=models_dir)
+        with contextlib.suppress(Rejected):
+            # Outside the models folder it stays.
+            if projector := self._own_projector(found):
+                paths += await asyncio.to_thread(store.model_paths, projector, models_dir=models_dir)
         if self._is_pulling(command.model):
             raise Conflict(f"{command.model} is being pulled: cancel that first")
         if command.unload:
@@ -77,6 +82,13 @@ class FileCommands:
         if isinstance(found, ModelFound | ModelRejected):
             return found
         raise NotFound(reconcile.unknown_model(model, node=self._at.node, models=self._at.models))
+
+    def _own_projector(self, found: ModelFound | ModelRejected) -> str:
+        """The projector that no other model needs; empty when there is none."""
+        projector = found.projector if isinstance(found, ModelFound) else ""
+        others = (event for event in self._at.models.values() if event.model != found.model)
+        shared = any(isinstance(other, ModelFound) and other.projector == projector for other in others)
+        return "" if shared else projector
 
     async def _unload(self, model: str) -> None:
         owner = self._owner_of(model)

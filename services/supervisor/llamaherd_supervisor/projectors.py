@@ -40,9 +40,18 @@ class Claim(msgspec.Struct, frozen=True):
 def claims_of(projectors: Iterable[Projector], models: Collection[ModelFile]) -> list[Claim]:
     """Each is for the models it is named for, else for those it lies beside; in both cases, as far as it fits them.
 
-    Beside models of more than one name, which all fit, it is nobody's.
+    Beside models of more than one name, which all fit and have no projector with their name, it is nobody's.
     """
-    return [Claim(each, frozenset(model.name for model in _owners(each, models))) for each in projectors]
+    meant = [(each, _named(each, models)) for each in projectors]
+    have_own = {model.name for each, named in meant for model in _fitting(each, named)}
+    claims = []
+    for projector, named in meant:
+        owners = _fitting(projector, named or _beside(projector, models))
+        if not named:
+            owners = [model for model in owners if model.name not in have_own] or owners
+            owners = owners if are_of_one_name([model.name for model in owners]) else []
+        claims.append(Claim(projector, frozenset(model.name for model in owners)))
+    return claims
 
 
 def projector_of(model: ModelFile, claims: Iterable[Claim]) -> Projector | None:
@@ -73,10 +82,8 @@ def fits(model: ModelFile, projector: Projector) -> bool:
     return not lengths or not model.embedding_length or model.embedding_length in lengths
 
 
-def _owners(projector: Projector, models: Collection[ModelFile]) -> list[ModelFile]:
-    named = _named(projector, models)
-    fitting = [model for model in named or _beside(projector, models) if fits(model, projector)]
-    return fitting if named or are_of_one_name([model.name for model in fitting]) else []
+def _fitting(projector: Projector, models: Iterable[ModelFile]) -> list[ModelFile]:
+    return [model for model in models if fits(model, projector)]
 
 
 def _named(projector: Projector, models: Collection[ModelFile]) -> list[ModelFile]:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -27,6 +27,13 @@ from llamaherd_supervisor.lifecycle import Instance
 from llamaherd_supervisor.models import PART_ENDING, Sighting, model_name, part_paths
 from llamaherd_supervisor.projection import Known, evolve
 
+FileKind = Literal["model", "part", "projector"]
+"""A model's only or first file, a later one of a split model, a projector."""
+
+_WRONG_KIND: Final = {
+    "model": "it is no model but a projector, a part for one",
+    "projector": "it is no projector but a model",
+}
 _DEPTH: Final = 3
 """Folders within folders: `<publisher>/<model>/<file>.gguf` is how other tools keep them."""
 _BUFFER_BYTES: Final = 256 * 1024
@@ -88,16 +95,15 @@ def hash_slice(path: Path, offset: int, digest: "hashlib._Hash") -> int:
     return len(data)
 
 
-def check_file(path: Path, *, is_first: bool) -> None:
-    """Raises `UnreadableGguf` for what is no model, or for later files, no part of a split one."""
+def check_file(path: Path, kind: FileKind) -> None:
+    """Raises `UnreadableGguf` for what is no model (or its first part), no later part of one, or no projector."""
     try:
         size_bytes = path.stat().st_size
         with open(path, "rb", buffering=_BUFFER_BYTES) as file:
-            if is_first:
-                if isinstance(parse_gguf(file, size_bytes=size_bytes), ProjectorHead):
-                    raise UnreadableGguf("it is not a model but a part for one (projector)")
-            else:
+            if kind == "part":
                 read_tables(file, size_bytes=size_bytes)
+            elif isinstance(parse_gguf(file, size_bytes=size_bytes), ProjectorHead) != (kind == "projector"):
+                raise UnreadableGguf(_WRONG_KIND[kind])
     except OSError as error:
         raise UnreadableGguf(f"it cannot be read: {error.strerror}") from error
 

@@ -84,6 +84,13 @@ def test_projector_without_a_name_beside_several_models_that_it_fits_is_nobodys(
     assert "fits more than one model here (cria, seer): name it mmproj-MODEL.gguf" in explain_unused(nameless, models)
 
 
+def test_model_with_a_projector_of_its_name_leaves_the_nameless_one_to_another() -> None:
+    models = [model("seer.gguf"), model("watcher.gguf")]
+    projectors = [projector("mmproj.gguf", 64), projector("mmproj-seer.gguf", 64)]
+
+    assert pair(models, projectors) == {"seer": "mmproj-seer.gguf", "watcher": "mmproj.gguf"}
+
+
 def test_projector_without_a_name_stays_in_its_folder() -> None:
     models = [model("a/seer.gguf"), model("b/cria.gguf"), model("llama.gguf")]
 

@@ -1,6 +1,6 @@
 """What a pull will fetch, how often it tells of it, how long it waits, and whether there is room."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -30,6 +30,27 @@ def test_repositorys_files_go_into_a_folder_of_its_own() -> None:
     assert plan.total_bytes == 3
     assert [file.target for file in plan.files] == ["a/b/m-00001-of-00002.gguf", "a/b/m-00002-of-00002.gguf"]
     assert plan.files[0].url == "https://hub/a/b/resolve/refs%2Fpr%2F1/Q4/m-00001-of-00002.gguf"
+
+
+def test_projector_comes_behind_the_model_and_is_told_apart() -> None:
+    choice = Choice("m", "Q4", PARTS[:1], HubFile(name="mmproj-F16.gguf", size_bytes=5))
+    plan = plan_choice("https://hub", "a/b", "c1", choice, name="")
+
+    assert [(file.target, file.is_projector) for file in plan.files] == [
+        ("a/b/m.gguf", False),
+        ("a/b/mmproj-m-F16.gguf", True),
+    ]
+    assert plan.parts == plan.files[:1]
+    assert plan.total_bytes == 6
+
+
+def test_plan_is_moved_to_where_the_model_is_with_its_projector() -> None:
+    choice = Choice("m", "Q4", PARTS[:1], HubFile(name="mmproj-m.gguf", size_bytes=5))
+
+    moved = plan_choice("https://hub", "a/b", "c1", choice, name="").moved(PurePath("own/m.gguf"))
+
+    assert [file.target for file in moved.files] == ["own/m.gguf", "own/mmproj-m.gguf"]
+    assert not moved.may_replace
 
 
 def test_total_is_unknown_while_a_file_is() -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from llamaherd_shared.errors import HerdError, NotFound, Rejected
-from llamaherd_supervisor.file_names import quantization_of
+from llamaherd_supervisor.file_names import kinship, quantization_of
 from llamaherd_supervisor.pulls.repository import (
     HubFile,
     check_name,
@@ -13,6 +13,7 @@ from llamaherd_supervisor.pulls.repository import (
     choose,
     file_names,
     parse_repository,
+    projector_file,
 )
 
 GEMMA = ["README.md", "gemma-3-270m-it-Q8_0.gguf", "gemma-3-270m-it-F16.gguf", "mmproj-model-f16.gguf"]
@@ -49,6 +50,47 @@ def test_repository_is_written_in_the_usual_ways(text: str, name: str, quantizat
 def test_what_is_no_repository_is_refused(text: str) -> None:
     with pytest.raises(Rejected, match="OWNER/NAME"):
         parse_repository(text)
+
+
+@pytest.mark.parametrize(
+    ("others", "wanted", "projector"),
+    [
+        ([], "Q8_0", None),
+        (["mmproj-model-f16.gguf"], "Q8_0", "mmproj-model-f16.gguf"),
+        (["mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"], "F16", "mmproj-F16.gguf"),
+        (["mmproj-Q8_0.gguf", "mmproj-BF16.gguf"], "Q8_0", "mmproj-BF16.gguf"),
+        (["mmproj-gemma-3-270m-it-Q8_0.gguf", "mmproj-F16.gguf"], "Q8_0", "mmproj-gemma-3-270m-it-Q8_0.gguf"),
+        (["mmproj-other-f16.gguf"], "Q8_0", "mmproj-other-f16.gguf"),
+        (["gemma-3-4b-Q4_0.gguf", "mmproj-gemma-3-4b-f16.gguf"], "Q8_0", None),
+        (["sub/mmproj-F16.gguf"], "Q8_0", None),
+        (["big/gemma-3-9b-Q2_K.gguf", "mmproj-F16.gguf"], "Q2_K", "mmproj-F16.gguf"),
+        (["big/gemma-3-9b-Q2_K.gguf", "mmproj-F16.gguf", "big/mmproj-F32.gguf"], "Q2_K", "big/mmproj-F32.gguf"),
+        (["mmproj-F16.safetensors", "mmproj-F16.gguf.asc"], "Q8_0", None),
+    ],
+)
+def test_projector_comes_along_with_its_model(others: list[str], wanted: str, projector: str | None) -> None:
+    offered = [*GEMMA[:3], *others]
+
+    found = choose("owner/name", files(offered), wanted).projector
+    again = choose("owner/name", files(offered[::-1]), wanted).projector
+
+    assert (found.name if found else None) == projector
+    assert found == again
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "file"),
+    [
+        ("gemma-3-4b-it-Q4_K_M", "mmproj-model-f16.gguf", "mmproj-gemma-3-4b-it-F16.gguf"),
+        ("gemma-3-4b-it-Q4_K_M", "q4/mmproj.gguf", "mmproj-gemma-3-4b-it.gguf"),
+        ("gemma-3-4b-it-Q4_K_M", "mmproj-gemma-3-4b-it-f16.gguf", "mmproj-gemma-3-4b-it-f16.gguf"),
+        ("mine", "mmproj-gemma-3-4b-it-f16.gguf", "mmproj-mine-F16.gguf"),
+        ("Q8_0", "mmproj-F16.gguf", "mmproj-Q8_0-F16.gguf"),
+    ],
+)
+def test_projector_is_called_so_that_it_is_found_again(model: str, path: str, file: str) -> None:
+    assert projector_file(model, path) == file
+    assert kinship(model, file.removesuffix(".gguf")) or model == "Q8_0"
 
 
 @pytest.mark.parametrize(

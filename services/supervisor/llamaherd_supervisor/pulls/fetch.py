@@ -79,9 +79,11 @@ class Fetch:
         *,
         ended: Callable[["Fetch"], None],
         look: Callable[[], Awaitable[None]],
+        shared: Callable[[str], asyncio.Lock],
     ) -> None:
+        """`shared`: the lock of a file, by its target, that other pulls may fetch as well."""
         self.id, self.plan, self.present = new_id(), plan, there.present
-        self._at, self._hub, self._ended, self._look = at, hub, ended, look
+        self._at, self._hub, self._ended, self._look, self._shared = at, hub, ended, look, shared
         self._sizes = {file.name: file.size_bytes for file in plan.files}
         self._done = dict(there.done_bytes)
         self._digests: dict[str, str] = {}
@@ -169,18 +171,23 @@ class Fetch:
 
     async def _fetch_all(self) -> None:
         pending: list[tuple[PlannedFile, PartFile]] = []
-        for file in self.plan.files:
-            if not await self._is_there(file):
-                part = PartFile(self._target(file))
-                self._parts[file.name] = part
-                await self._fetch(file, part)
-                pending.append((file, part))
-        for file, part in pending:
-            await self._check_is_model(file, part)
-        self._whole = True
-        # The first file last: by it the model is found.
-        for _, part in reversed(pending):
-            await asyncio.to_thread(part.finish)
+        async with contextlib.AsyncExitStack() as held:
+            for file in self.plan.files:
+                if file.is_projector:
+                    await held.enter_async_context(self._shared(file.target))
+                if not await self._is_there(file):
+                    part = PartFile(self._target(file))
+                    self._parts[file.name] = part
+                    await self._fetch(file, part)
+                    pending.append((file, part))
+            for file, part in pending:
+                await self._check_kind(file, part)
+            for _, part in pending:
+                await asyncio.to_thread(part.sync)
+            self._whole = True
+            # At once, as long as nobody looks; the first file last: by it the model is found.
+            for _, part in reversed(pending):
+                await asyncio.to_thread(part.finish)
         await self._look()
 
     def _target(self, file: PlannedFile) -> Path:
@@ -312,11 +319,11 @@ class Fetch:
                 await asyncio.to_thread(part.write, waiting)
                 self._notice(file, part)
 
-    async def _check_is_model(self, file: PlannedFile, part: PartFile) -> None:
-        """Raises `Rejected` when what came is no GGUF file; then nothing of it is kept."""
-        is_first = file is self.plan.files[0]
+    async def _check_kind(self, file: PlannedFile, part: PartFile) -> None:
+        """Raises `Rejected` when what came is not what it should be; then nothing of it is kept."""
+        kind: store.FileKind = "model" if file is self.plan.files[0] else "part"
         try:
-            await asyncio.to_thread(store.check_file, part.path, is_first=is_first)
+            await asyncio.to_thread(store.check_file, part.path, "projector" if file.is_projector else kind)
         except UnreadableGguf as error:
             await asyncio.to_thread(part.discard)
             raise Rejected(f"{file.name} cannot be served: {error}") from error

@@ -7,8 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import msgspec
+from weakref import WeakValueDictionary
 
 from llamaherd_shared.commands import LISTING_TIMEOUT_S, CancelPull, PullAccepted, PullCancelled, PullModel
 from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
@@ -36,6 +35,8 @@ class Pulls:
         self._at, self._look = at, look
         self._running: dict[str, Fetch] = {}
         """By model: one pull at a time writes its files."""
+        self._shared: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By target: a projector is of all quantizations of a model, and each brings it."""
 
     def is_pulling(self, model: str) -> bool:
         return model in self._running
@@ -122,12 +123,10 @@ class Pulls:
         models_dir = self._at.settings.models_dir
         if Path(known.path) == models_dir / plan.files[0].target:
             return plan
-        only = plan.files[0]
-        if len(plan.files) == 1 and only.sha256 and store.file_size(Path(known.path)) == only.size_bytes:
+        only, *others = plan.parts
+        if not others and only.sha256 and store.file_size(Path(known.path)) == only.size_bytes:
             with contextlib.suppress(ValueError):
-                target = str(Path(known.path).relative_to(models_dir))
-                files = (msgspec.structs.replace(only, target=target),)
-                return msgspec.structs.replace(plan, files=files, may_replace=False)
+                return plan.moved(Path(known.path).relative_to(models_dir))
         raise Conflict(
             f"{self._at.node} has another model {plan.model} ({known.path}): pull this one under another name, or"
             " delete that one first"
@@ -149,7 +148,7 @@ class Pulls:
                 f"{self._at.node} is pulling {plan.model} from {running.plan.source}: wait for that, cancel it, or"
                 " pull this one under another name"
             )
-        fetch = Fetch(self._at, hub, plan, there, ended=self._forget, look=self._look)
+        fetch = Fetch(self._at, hub, plan, there, ended=self._forget, look=self._look, shared=self._lock)
         others_bytes = sum(other.outstanding_bytes for other in self._running.values())
         shortage = pace.find_shortage(
             needed_bytes=fetch.outstanding_bytes, free_bytes=free_bytes, others_bytes=others_bytes
@@ -159,6 +158,9 @@ class Pulls:
         self._running[plan.model] = fetch
         fetch.start()
         return fetch, False
+
+    def _lock(self, target: str) -> asyncio.Lock:
+        return self._shared.setdefault(target, asyncio.Lock())
 
     def _forget(self, fetch: Fetch) -> None:
         del self._running[fetch.plan.model]

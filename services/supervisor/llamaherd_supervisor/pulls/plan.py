@@ -1,6 +1,7 @@
 """What a pull will fetch, from where and to where."""
 
 import re
+from pathlib import PurePath
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -9,7 +10,7 @@ import msgspec
 from llamaherd_shared.commands import PullModel
 from llamaherd_shared.errors import Rejected
 from llamaherd_shared.events.pull import PullFile
-from llamaherd_supervisor.pulls.repository import Choice, check_name, file_names
+from llamaherd_supervisor.pulls.repository import Choice, HubFile, check_name, file_names, projector_file
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -20,6 +21,7 @@ class PlannedFile(PullFile, frozen=True, kw_only=True):
     url: str
     target: str
     """Path within the models folder."""
+    is_projector: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,14 +32,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """For people: the repository, or the address without credentials and query."""
     revision: str = ""
     files: tuple[PlannedFile, ...]
+    """The parts of the model in their order; then its projector."""
     may_replace: bool
     """Whether another file that has the place of one of ours makes way for it once ours is whole."""
+
+    @property
+    def parts(self) -> tuple[PlannedFile, ...]:
+        """Without the projector."""
+        return tuple(file for file in self.files if not file.is_projector)
 
     @property
     def total_bytes(self) -> int:
         """0 when the size of a file is not known."""
         sizes = [file.size_bytes for file in self.files]
         return sum(sizes) if all(sizes) else 0
+
+    def moved(self, path: PurePath) -> "Plan":
+        """To the place where a model of one file is already, its projector beside it; what is there stays."""
+        (only,) = self.parts
+        files = tuple(
+            msgspec.structs.replace(
+                file, target=str(path if file is only else path.with_name(PurePath(file.target).name))
+            )
+            for file in self.files
+        )
+        return msgspec.structs.replace(self, files=files, may_replace=False)
 
     def is_same(self, other: "Plan") -> bool:
         """Whether it brings the same bytes to the same place."""
@@ -60,17 +79,18 @@ def plan_choice(hub_url: str, repository: str, commit: str, choice: Choice, *, n
     """
     model = check_name(name or choice.stem)
     base = f"{hub_url.rstrip('/')}/{repository}/resolve/{quote(commit, safe='')}/"
-    files = tuple(
-        PlannedFile(
-            name=file.name,
-            size_bytes=file.size_bytes,
-            sha256=file.sha256,
-            url=base + quote(file.name),
-            target=f"{repository}/{target}",
+
+    def plan(file: HubFile, target: str) -> PlannedFile:
+        place = f"{repository}/{target}"
+        return PlannedFile(
+            name=file.name, size_bytes=file.size_bytes, sha256=file.sha256, url=base + quote(file.name), target=place
         )
-        for file, target in zip(choice.files, file_names(model, len(choice.files)), strict=True)
-    )
-    return Plan(model=model, source=repository, revision=commit, files=files, may_replace=True)
+
+    files = [plan(*pair) for pair in zip(choice.files, file_names(model, len(choice.files)), strict=True)]
+    if (projector := choice.projector) is not None:
+        its = plan(projector, projector_file(model, projector.name))
+        files.append(msgspec.structs.replace(its, is_projector=True))
+    return Plan(model=model, source=repository, revision=commit, files=tuple(files), may_replace=True)
 
 
 def plan_url(command: PullModel) -> Plan:

@@ -1,7 +1,7 @@
 """Which files of a repository make up the model that is wanted. Everything that understands file names is in this file.
 
 A repository holds a model in many quantizations, a file each, or several files `-00001-of-0000N` each; beside them
-projectors (`mmproj`) and importance matrices, which are parts for a model and no models.
+projectors (`mmproj`), of which one comes along, and importance matrices, which are no models.
 """
 
 import re
@@ -12,7 +12,13 @@ import msgspec
 
 from llamaherd_shared.errors import NotFound, Rejected
 from llamaherd_shared.events.pull import PullFile
-from llamaherd_supervisor.file_names import quantization_of
+from llamaherd_supervisor.file_names import (
+    is_projector,
+    kinship,
+    precision_rank,
+    quantization_of,
+    without_quantization,
+)
 
 DEFAULT_QUANTIZATIONS: Final = ("Q4_K_M", "Q8_0")
 """In this order, when none is asked for: good enough for most and small, else nearly lossless."""
@@ -48,6 +54,8 @@ class Choice(msgspec.Struct, frozen=True):
     """Upper case; empty when the name does not tell."""
     files: tuple[HubFile, ...]
     """In the order of their parts."""
+    projector: HubFile | None = None
+    """What lets it see or hear."""
 
 
 def parse_repository(text: str) -> RepositoryName:
@@ -80,6 +88,7 @@ def choose(repository: str, files: Iterable[HubFile], wanted: str) -> Choice:
 
     Raises `NotFound` or `Rejected` with what there is.
     """
+    files = list(files)
     choices = group_files(files)
     if not choices:
         raise NotFound(f"{repository} has no model in the GGUF format")
@@ -94,7 +103,34 @@ def choose(repository: str, files: Iterable[HubFile], wanted: str) -> Choice:
         raise NotFound(f"{repository} has no {wanted}; it has {_list(choices)}")
     if len(fitting) > 1:
         raise Rejected(f"{repository} has more than one model that fits: name one of {_list(fitting)}")
-    return _whole(repository, fitting[0])
+    choice = _whole(repository, fitting[0])
+    return msgspec.structs.replace(choice, projector=find_projector(choice, choices, files))
+
+
+def find_projector(choice: Choice, choices: Iterable[Choice], files: Iterable[HubFile]) -> HubFile | None:
+    """The projector that goes with a model: not one named for another model, and of its folder or of one above.
+
+    Of several: the nearest, then the one named most like it, then by precision, then by name.
+    """
+    folder = choice.files[0].name.rpartition("/")[0]
+    others = [other.stem for other in choices]
+
+    def rank(file: HubFile) -> tuple[int, int, int, str]:
+        stem = stem_of(file.name)
+        return -file.name.count("/"), -kinship(choice.stem, stem), precision_rank(quantization_of(stem)), file.name
+
+    def is_its(file: HubFile) -> bool:
+        place, stem = file.name.rpartition("/")[0], stem_of(file.name)
+        closest = max(kinship(other, stem) for other in others)
+        return f"{folder}/".startswith(f"{place}/" if place else "") and kinship(choice.stem, stem) == closest
+
+    projectors = [file for file in files if file.name.lower().endswith(".gguf") and is_projector(stem_of(file.name))]
+    return min(filter(is_its, projectors), key=rank, default=None)
+
+
+def stem_of(path: str) -> str:
+    """A file's name without folder and ending."""
+    return path.rpartition("/")[2].rpartition(".")[0]
 
 
 def group_files(files: Iterable[HubFile]) -> list[Choice]:
@@ -115,6 +151,14 @@ def file_names(name: str, count: int) -> list[str]:
     if count == 1:
         return [f"{name}.gguf"]
     return [f"{name}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def projector_file(model: str, path: str) -> str:
+    """What a model's projector is called here: as in its repository, if that tells whose it is."""
+    stem = stem_of(path)
+    if kinship(model, stem):
+        return f"{stem}.gguf"
+    return "-".join(filter(None, ("mmproj", without_quantization(model), quantization_of(stem)))) + ".gguf"
 
 
 def _names(file: HubFile, wanted: str) -> bool:
