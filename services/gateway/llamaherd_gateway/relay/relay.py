@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any, Final, Protocol, cast
@@ -24,6 +23,7 @@ from llamaherd_gateway.relay.upstream import Pool
 from llamaherd_gateway.routing.admission import Admission, QueueFull
 from llamaherd_gateway.routing.affinity import Affinity, blocks_of
 from llamaherd_gateway.routing.cards import LOADED
+from llamaherd_gateway.routing.demands import demand
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.names import Names
 from llamaherd_gateway.routing.policy import Policy
@@ -35,19 +35,16 @@ from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import encode_event
 from llamaherd_shared.events.usage import GatewayUsage, decode_usage, encode_usage
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.model_spec import Rules
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
-BATCH_TOKENS: Final = 8192
-"""Longest text that an embedding model is started for (`supervisor.handlers.MOST_BATCH_TOKENS`)."""
 SWEEP_S: Final = 1.0
 UNLOAD_AGAIN_S: Final = 10.0
 """An idle model whose supervisor did not take the unload is tried again after this."""
-RECORD_S: Final = 0.01
-"""How long events are collected. Publishing each one at once would stand in the way of the client's next request."""
-SLICE: Final = 16
-"""Events that are written in one turn of the loop, about 0.1 ms: requests that come meanwhile wait for no more."""
+RECORD_S: Final = 0.02
+"""How long events are collected. A message for each would cost more than the request it tells of."""
 BUS_BUSY: Final = 64
 """Messages that wait in the bus, from which on events are kept here: they leave in larger packs when it has room.
 Enough for 6,400 messages a second; 64 packs are 13 MB at most, stored well before the bus would send them again."""
@@ -100,16 +97,16 @@ class Relay:
         self._secret, self._view, self._bus = secret, view, bus
         self._pools: dict[InstanceKey, Pool] = {}
         self._loop = asyncio.get_running_loop()
-        self._complete: deque[Exchange] = deque()
+        self._complete: list[Exchange] = []
         self._backlog = Backlog(BACKLOG_EVENTS)
-        self._flushing: asyncio.Handle | None = None
+        self._publishing: asyncio.Handle | None = None
         self._closing = False
         self._dropped = 0
         self.admission = Admission(settings.queue_limit)
         self.pursuits: set[Pursuit] = set()
         """Of requests that wait for a load or a slot."""
         self.names = Names((), {}, None)
-        self.residency = Residency()
+        self.residency = Residency(policy.of)
         self._loaded: set[str] = set()
         """Models in memory, or on the way to it."""
         self._affinity = Affinity()
@@ -136,7 +133,7 @@ class Relay:
 
     def choose(self, exchange: Exchange) -> Instance | None:
         """The ready instance that should answer; `None`: there is none now."""
-        ready = self._view.table.ready.get(exchange.model)
+        ready = self._view.table.ready_for(exchange.model, self.demand_of(exchange))
         if not ready:
             return None
         if len(ready) == 1:
@@ -162,7 +159,7 @@ class Relay:
             facts = self._facts[instance.key] = Facts(
                 model=instance.model,
                 context_tokens=instance.context_tokens,
-                batch_tokens=min(file.context_tokens, BATCH_TOKENS) if file is not None else 0,
+                batch_tokens=instance.options.get("ubatch_tokens", 0),
                 slots=max(instance.slots, 1),
                 architecture=file.architecture if file is not None else "",
                 quantization=file.quantization if file is not None else "",
@@ -183,6 +180,14 @@ class Relay:
             return None
         # A model's own name wins over an alias of that name.
         return alias if alias.model == self.names.resolve(asked) else None
+
+    def demand_of(self, exchange: Exchange) -> LoadOptions | None:
+        """What its model must have been loaded with; `None`: whatever it was."""
+        alias = self.alias_of(exchange.asked.model)
+        if exchange.asked.load is None and alias is None:
+            return None
+        training = self._view.table.training.get(exchange.model, 0)
+        return demand(exchange.asked.load, alias, self.policy.of(exchange.model), training_tokens=training)
 
     def fallback_of(self, model: str) -> str | None:
         """The model to ask when this one cannot be had."""
@@ -242,7 +247,7 @@ class Relay:
         self._facts.clear()
         instances = self._view.fleet.instances.values()
         self._loaded = {instance.model for instance in instances if instance.state in LOADED}
-        self.residency.loaded(self._loaded)
+        self.residency.loaded(self._loaded, ready=table.ready.keys())
         self._retire_pools()
         self.admission.set_capacity(
             {
@@ -274,32 +279,23 @@ class Relay:
         return pool
 
     def record(self, exchange: Exchange) -> None:
-        """Take note of a complete exchange; its event goes out within `RECORD_S`."""
+        """Take note of a complete exchange once its answer is on the way; its event goes out within `RECORD_S`."""
+        if not self._complete:
+            self._loop.call_soon(self._write_events)
         self._complete.append(exchange)
-        if self._flushing is None:
-            self._flushing = self._loop.call_later(RECORD_S, self._flush_slowly)
 
     def flush(self) -> None:
         """Hand the events of all complete exchanges to the bus; what it has no room for now is tried again."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-        self._write_events(len(self._complete))
+        self._write_events()
+        if self._publishing is not None:
+            self._publishing.cancel()
         self._publish()
 
-    def _flush_slowly(self, count: int = 0) -> None:
-        """The same in turns of the loop. `count`: how many are left of those that were complete at the first turn."""
-        count = count or len(self._complete)
-        self._write_events(min(count, SLICE))
-        if count > SLICE:
-            self._flushing = self._loop.call_soon(self._flush_slowly, count - SLICE)
-        else:
-            self._publish()
-
-    def _write_events(self, count: int) -> None:
-        for _ in range(count):
-            exchange = self._complete.popleft()
+    def _write_events(self) -> None:
+        tracing = is_tracing()
+        for exchange in self._complete:
             event = exchange.event()
-            if is_tracing():
+            if tracing:
                 record_span(
                     span_name(event),
                     parent=exchange.traceparent,
@@ -311,15 +307,18 @@ class Relay:
             subject = self._bus.subjects.request(self.node, exchange.subject_model, event.outcome)
             if not self._backlog.add(subject, event.request_id, encode_event(event)):
                 self._dropped += 1
+        self._complete.clear()
+        if self._publishing is None:
+            self._publishing = self._loop.call_later(RECORD_S, self._publish)
 
     def _publish(self) -> None:
         while (self._closing or self._bus.waiting < BUS_BUSY) and (parcel := self._backlog.next()) is not None:
             if not self._bus.offer(parcel.subject, parcel.payload, msg_id=parcel.message_id):
                 break
             self._backlog.done(parcel)
-        self._flushing = None
-        if self._backlog or self._complete:
-            self._flushing = self._loop.call_later(RECORD_S, self._flush_slowly)
+        self._publishing = None
+        if self._backlog:
+            self._publishing = self._loop.call_later(RECORD_S, self._publish)
 
     async def gossip(self) -> None:
         """Tell other gateways what keys and models are used for here, and hear it from them.
