@@ -16,8 +16,8 @@ FOLDERS = {
 
 SHELL = {
     "__main__", "actions", "api", "app", "asking", "blobs", "bus", "conversations", "docs", "edge", "exchange", "gate",
-    "gguf_file", "handlers", "host", "keeping", "loading", "models", "nvml", "process", "protocol", "pursuit", "relay",
-    "settings", "store", "tail", "telemetry", "upstream",
+    "gguf_file", "handlers", "host", "keeping", "leftover", "loading", "models", "nvml", "process", "protocol",
+    "pursuit", "relay", "settings", "store", "tail", "telemetry", "upstream",
 }  # fmt: skip
 """File names allowed to touch the outside world, wherever they stand. Every other module is core."""
 
