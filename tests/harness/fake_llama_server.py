@@ -263,9 +263,11 @@ def _head(status: int, *lines: str) -> bytes:
 
 
 def _plain(status: int, body: Any, *, close: bool) -> bytes:
-    text = json.dumps(body, separators=(",", ":")).encode()
+    """`body`: a text as it is, anything else as JSON."""
+    is_text = isinstance(body, str)
+    text = body.encode() if is_text else json.dumps(body, separators=(",", ":")).encode()
     kept = "Connection: close" if close else "Keep-Alive: timeout=5, max=100"
-    kind = "Content-Type: application/json; charset=utf-8"
+    kind = "Content-Type: " + ("text/plain; version=0.0.4" if is_text else "application/json; charset=utf-8")
     return _head(status, kind, f"Content-Length: {len(text)}", kept) + text
 
 
@@ -297,7 +299,7 @@ class Server:
             ("GET", "/slots"): self.slots,
             ("GET", "/v1/models"): self.models,
             ("GET", "/models"): self.models,
-            ("GET", "/metrics"): lambda _: {"llamacpp:prompt_tokens_total": 0},
+            ("GET", "/metrics"): lambda _: "llamacpp:prompt_tokens_total 0\n",
             ("GET", "/lora-adapters"): lambda _: [],
             ("POST", "/tokenize"): lambda request: {"tokens": list(_text(_json(request).get("content")).encode())},
             ("POST", "/detokenize"): lambda request: {"content": "text"},

@@ -222,6 +222,24 @@ def test_a_key_for_a_dialect_opens_its_paths_alone(world: World) -> None:
     world.run(scenario)
 
 
+def test_the_description_of_the_api_is_for_every_key(world: World) -> None:
+    async def scenario() -> None:
+        made = await world.make_key(dialects=["ollama"], models=[OTHER])
+        async with client_of(world.here, made) as client:
+            described = await client.get("/openapi.json")
+        async with client_of(world.open) as client:
+            open_to_all = await client.get("/openapi.json")
+        async with client_of(world.here) as client:
+            refused = await client.get("/openapi.json")
+
+        assert "needs an API key" in said("openai", refused)
+        assert {"bearer": []} in described.json()["security"]
+        assert {} not in described.json()["security"]
+        assert {} in open_to_all.json()["security"], "a key may be left out there"
+
+    world.run(scenario)
+
+
 @pytest.mark.parametrize(
     ("scope", "may", "may_not"),
     [

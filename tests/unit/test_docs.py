@@ -9,7 +9,6 @@ import pytest
 
 from harness.curl import parse_line
 from harness.generators import load_generator
-from llamaherd_gateway.dialects import llama
 from llamaherd_gateway.paths import Paths
 from llamaherd_gateway.routes import find_route
 from llamaherd_shared.settings import load_settings
@@ -58,10 +57,6 @@ def test_no_two_routes_of_a_dialect_are_the_same() -> None:
     counts = Counter((row.dialect.name, row.method, row.path) for row in api.rows())
 
     assert [key for key, count in counts.items() if count > 1] == []
-
-
-def test_every_look_at_a_model_is_described() -> None:
-    assert set(api.LOOKS) == llama.LOOKS
 
 
 def test_every_section_of_the_page_holds_routes() -> None:

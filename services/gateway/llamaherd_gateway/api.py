@@ -15,11 +15,11 @@ from llamaherd_gateway.access.keys import Key
 from llamaherd_gateway.bodies import decode_body
 from llamaherd_gateway.dialects.dialect import Dialect, Herd, Page, PageRequest, Reply
 from llamaherd_gateway.dialects.llama import LOOKS
-from llamaherd_gateway.handlers import Handler, Streaming
+from llamaherd_gateway.handlers import GATEWAY, Handler, Streaming
 from llamaherd_gateway.paths import Paths
 from llamaherd_gateway.problems import BadRequest, Problem, headers_of, late_body, problem_of
 from llamaherd_gateway.relay.heads import Header
-from llamaherd_gateway.routes import PAGES, dialect_of, find_allowed
+from llamaherd_gateway.routes import HEALTH, PAGES, dialect_of, find_allowed
 from llamaherd_gateway.routing.names import Names
 from llamaherd_shared.errors import HerdError
 from llamaherd_shared.tasks import end
@@ -31,8 +31,6 @@ Send = Callable[[Any], Awaitable[None]]
 
 BODY_BYTES: Final = 2**20
 """Of a request that is not relayed; uploads are read by their handler as they come."""
-HEALTH: Final = ("/healthz", "/readyz", "/health")
-"""The last one is llama-server's, which its clients ask first."""
 
 
 class ClientLeft(ConnectionError):
@@ -129,19 +127,20 @@ class Api:
             request = PageRequest(method=method, parameters=parameters, query=query, headers=headers, body=body)
             herd = self._herd()
             return page.answer(request, msgspec.structs.replace(herd, cards=self._access.visible(key, herd.cards)))
+        if method == "GET" and path in LOOKS:
+            text = f"name the model: {path}?model=NAME"
+            return Problem(status=400, message=text, code="missing_model", param="model")
         allowed = {page.method for page, _ in pages} | {handler.method for handler, _ in handlers} | find_allowed(path)
         if allowed:
             text = f"{path} takes {', '.join(sorted(allowed))}, not {method}"
             return Problem(status=405, message=text, code="method_not_allowed", extra={"allow": sorted(allowed)})
-        if path in LOOKS:
-            text = f"name the model: {path}?model=NAME"
-            return Problem(status=400, message=text, code="missing_model", param="model")
         text = f"there is no {method} {path}; docs/api.md lists what there is"
         return Problem(status=404, message=text, code="unknown_url")
 
     def _identify(self, scope: Scope, dialect: Dialect) -> Key | None:
         key = self._access.identify(scope["headers"])
-        self._access.check_dialect(key, dialect.name)
+        if dialect is not GATEWAY:
+            self._access.check_dialect(key, dialect.name)
         return key
 
     def _check_model(self, key: Key | None, body: bytes) -> None:
@@ -210,8 +209,9 @@ def _refusal(problem: Problem, dialect: Dialect, request_id: str) -> Reply:
 
 async def _send(send: Send, reply: Reply, cors: tuple[Header, ...]) -> None:
     headers = [*reply.headers, *cors]
-    if reply.status != 204:
+    if reply.body:
         headers.append((b"content-type", reply.content_type.encode()))
+    if reply.status != 204:
         headers.append((b"content-length", str(len(reply.body)).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

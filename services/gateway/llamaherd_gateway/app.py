@@ -22,7 +22,8 @@ from llamaherd_gateway.dialects.dialect import Dialect, Herd
 from llamaherd_gateway.dialects.lmstudio import LMSTUDIO
 from llamaherd_gateway.dialects.ollama import OLLAMA
 from llamaherd_gateway.dialects.openai import OPENAI
-from llamaherd_gateway.handlers import LmStudioHandlers, OllamaHandlers, OpenAiHandlers
+from llamaherd_gateway.handlers import Handler, LmStudioHandlers, OllamaHandlers, OpenAiHandlers, OwnHandlers
+from llamaherd_gateway.openapi import render_document
 from llamaherd_gateway.relay.protocol import RelayProtocol
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.response_handlers import ResponseHandlers
@@ -109,11 +110,13 @@ async def serve(service: Service, settings: GatewaySettings, models: Models) -> 
         )
         blobs = Blobs(common.data_dir / "blobs")
         transfers = Transfers(actions, blobs, lambda: own_address(settings.host, servers[0]))
-        handlers = (
+        own = OwnHandlers(lambda: render_document(handlers, keys_required=access.required))
+        handlers: tuple[Handler, ...] = (
             *OllamaHandlers(actions, blobs, transfers).table(),
             *LmStudioHandlers(actions, transfers).table(),
             *OpenAiHandlers(actions).table(),
             *ResponseHandlers(conversations).table(),
+            *own.table(),
         )
         make_api = partial(
             Api,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from functools import cache, partial
 from typing import Final, Literal
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from llamaherd_gateway.actions import Actions, Wishes
 from llamaherd_gateway.blobs import Blobs, read_file
 from llamaherd_gateway.dialects import ollama
-from llamaherd_gateway.dialects.dialect import Dialect, PageRequest, Reply
+from llamaherd_gateway.dialects.dialect import JSON, LINES, Dialect, PageRequest, Reply
 from llamaherd_gateway.dialects.lmstudio import LMSTUDIO
 from llamaherd_gateway.dialects.lmstudio import downloads as lmstudio_downloads
 from llamaherd_gateway.dialects.lmstudio import residency as lmstudio_residency
@@ -23,7 +23,7 @@ from llamaherd_gateway.transfers import Transfers
 from llamaherd_shared.commands import PullModel
 from llamaherd_shared.errors import NotFound
 
-NDJSON: Final = "application/x-ndjson"
+BYTES: Final = "application/octet-stream"
 
 
 class Streaming(msgspec.Struct, frozen=True):
@@ -54,11 +54,24 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it needs no key: it tells nothing, or has a secret of its own."""
     outlasts_client: bool = True
     """Whether it is done to its end for a client that has left."""
+    shape: type[msgspec.Struct] | None = None
+    """Of the JSON body; `None`: it has none."""
+    needs: tuple[str, ...] = ()
+    """Fields of the body without which it is refused."""
+    takes: str = JSON
+    """Content type of the body."""
+    gives: tuple[str, ...] = (JSON,)
+    """Content types of a good answer; none: it has no body."""
+    answers: tuple[int, ...] = (200,)
+    """Statuses of a good answer."""
     about: str = ""
     example: str = ""
     """As in `dialect.Route`; `DIGEST` stands for that of the demo model's file, `JOB_ID` for one that was answered."""
     example_status: int = 200
 
+
+GATEWAY: Final = msgspec.structs.replace(OPENAI, name="gateway")
+"""No dialect: whoever has a key may use its routes."""
 
 Body = AsyncIterator[bytes]
 
@@ -92,8 +105,19 @@ class OllamaHandlers:
     def table(self) -> tuple[Handler, ...]:
         blob, give = "/api/blobs/{digest}", "/internal/blobs/{digest}"
         return (
-            _handler("GET", "/", self.home, "Says that something is here", public=True, manages=False),
-            _handler("POST", "/api/show", self.show, "One model in all detail", _CRIA, manages=False),
+            _handler(
+                "GET", "/", self.home, "Says that something is here", public=True, manages=False, gives=("text/plain",)
+            ),
+            _handler(
+                "POST",
+                "/api/show",
+                self.show,
+                "One model in all detail",
+                _CRIA,
+                manages=False,
+                shape=ollama.ShowBody,
+                needs=("model",),
+            ),
             _handler(
                 "POST",
                 "/api/pull",
@@ -101,15 +125,41 @@ class OllamaHandlers:
                 "Get a GGUF from Hugging Face, with progress",
                 _PULL,
                 outlasts_client=False,
+                shape=ollama.PullBody,
+                needs=("model",),
+                gives=(JSON, LINES),
             ),
             _handler(
-                "POST", "/api/create", self.create, "A model from another one, or from a file that was sent", _CREATE
+                "POST",
+                "/api/create",
+                self.create,
+                "A model from another one, or from a file that was sent",
+                _CREATE,
+                shape=ollama.CreateBody,
+                needs=("model",),
+                gives=(JSON, LINES),
             ),
-            _handler("POST", "/api/copy", self.copy, "Another name for a model", _COPY),
             _handler(
-                "DELETE", "/api/delete", self.delete, "Delete a model's files, or a name made by copying", _DELETE
+                "POST",
+                "/api/copy",
+                self.copy,
+                "Another name for a model",
+                _COPY,
+                shape=ollama.CopyBody,
+                needs=("source", "destination"),
+                gives=(),
             ),
-            _handler("HEAD", blob, self.has_blob, "Whether a file was sent", _BLOB, example_status=404),
+            _handler(
+                "DELETE",
+                "/api/delete",
+                self.delete,
+                "Delete a model's files, or a name made by copying",
+                _DELETE,
+                shape=ollama.DeleteBody,
+                needs=("model",),
+                gives=(),
+            ),
+            _handler("HEAD", blob, self.has_blob, "Whether a file was sent", _BLOB, gives=(), example_status=404),
             _handler(
                 "POST",
                 blob,
@@ -117,6 +167,9 @@ class OllamaHandlers:
                 "Send a file to make a model of",
                 _SEND,
                 takes_body=False,
+                takes=BYTES,
+                gives=(),
+                answers=(200, 201),
                 example_status=201,
             ),
             _handler(
@@ -125,8 +178,10 @@ class OllamaHandlers:
                 self.give_blob,
                 "Such a file, for the supervisor that was given a ticket",
                 _FETCH,
+                dialect=GATEWAY,
                 public=True,
                 manages=False,
+                gives=(BYTES,),
                 example_status=404,
             ),
         )
@@ -192,7 +247,7 @@ class OllamaHandlers:
     async def give_blob(self, request: PageRequest, body: Body) -> Reply | Streaming:
         secret = request.headers.get("authorization", "").removeprefix("Bearer ")
         path = self._blobs.admit(request.parameters["digest"], secret)
-        return Streaming(read_file(path), "application/octet-stream", path.stat().st_size)
+        return Streaming(read_file(path), BYTES, path.stat().st_size)
 
 
 class LmStudioHandlers:
@@ -205,9 +260,34 @@ class LmStudioHandlers:
         at = "/api/v1/models"
         status = f"{at}/download/status/{{job_id}}"
         return (
-            _lmstudio("POST", f"{at}/load", self.load, "Load a model and wait for it", _CRIA, outlasts_client=False),
-            _lmstudio("POST", f"{at}/unload", self.unload, "Unload an instance of a model", _UNLOAD),
-            _lmstudio("POST", f"{at}/download", self.download, "Begin to get a GGUF from Hugging Face", _DOWNLOAD),
+            _lmstudio(
+                "POST",
+                f"{at}/load",
+                self.load,
+                "Load a model and wait for it",
+                _CRIA,
+                outlasts_client=False,
+                shape=lmstudio_residency.LoadRequest,
+                needs=("model",),
+            ),
+            _lmstudio(
+                "POST",
+                f"{at}/unload",
+                self.unload,
+                "Unload an instance of a model",
+                _UNLOAD,
+                shape=lmstudio_residency.UnloadRequest,
+                needs=("instance_id",),
+            ),
+            _lmstudio(
+                "POST",
+                f"{at}/download",
+                self.download,
+                "Begin to get a GGUF from Hugging Face",
+                _DOWNLOAD,
+                shape=lmstudio_downloads.DownloadBody,
+                needs=("model",),
+            ),
             _lmstudio("GET", status, self.status, "How far a download is", _STATUS, manages=False),
         )
 
@@ -272,6 +352,20 @@ class OpenAiHandlers:
         return Reply(body=msgspec.json.encode({"id": name, "object": "model", "deleted": True}))
 
 
+class OwnHandlers:
+    """What belongs to no dialect."""
+
+    def __init__(self, render_document: Callable[[], bytes]) -> None:
+        self._render_document = cache(render_document)
+
+    def table(self) -> tuple[Handler, ...]:
+        about = "This API, as OpenAPI 3.1"
+        return (_handler("GET", "/openapi.json", self.document, about, dialect=GATEWAY, manages=False),)
+
+    async def document(self, request: PageRequest, body: Body) -> Reply:
+        return Reply(body=self._render_document())
+
+
 def _download(pull: Pull) -> lmstudio_downloads.Download:
     return lmstudio_downloads.Download(
         job_id=pull.pull,
@@ -296,6 +390,11 @@ def _handler(
     manages: bool = True,
     public: bool = False,
     outlasts_client: bool = True,
+    shape: type[msgspec.Struct] | None = None,
+    needs: tuple[str, ...] = (),
+    takes: str = JSON,
+    gives: tuple[str, ...] = (JSON,),
+    answers: tuple[int, ...] = (200,),
     example_status: int = 200,
 ) -> Handler:
     return Handler(
@@ -307,6 +406,11 @@ def _handler(
         manages=manages,
         public=public,
         outlasts_client=outlasts_client,
+        shape=shape,
+        needs=needs,
+        takes=takes,
+        gives=gives,
+        answers=answers,
         about=about,
         example=example,
         example_status=example_status,
@@ -319,6 +423,6 @@ _lmstudio: Final = partial(_handler, dialect=LMSTUDIO)
 async def _streamed(records: AsyncIterator[bytes], *, stream: bool, outlasts_client: bool = False) -> Reply | Streaming:
     """Ollama's choice: every record, or only the last."""
     if stream:
-        return Streaming(records, NDJSON, outlasts_client=outlasts_client)
+        return Streaming(records, LINES, outlasts_client=outlasts_client)
     *_, last = [record async for record in records]
     return Reply(body=last.rstrip(b"\n"))

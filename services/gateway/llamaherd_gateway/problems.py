@@ -9,6 +9,26 @@ from llamaherd_shared.errors import HerdError, NotFound, Rejected, Unavailable, 
 ERROR_BODY_BYTES: Final = 64 * 1024
 """How much of a llama-server's error is read to translate it."""
 
+STATUSES: Final = {
+    400: "the request cannot be served as it is; `param` names the field",
+    401: "no good key",
+    403: "not for this key, not from this host or page",
+    404: "no such model, file, download or path",
+    405: "not with this method",
+    408: "the rest of the request did not come (`gateway.receive_timeout_s`)",
+    409: "what is to be changed is something else's as well, or was changed meanwhile",
+    413: "the body is larger than `gateway.max_body_bytes`, or than 1 MiB where no model answers",
+    415: "it is packed with something else than gzip or deflate, or is no form",
+    429: "a limit of the key; `Retry-After` says when",
+    431: "the head is larger than `gateway.max_head_bytes`",
+    500: "llama-server failed at it, or the gateway; its log has the details",
+    501: "this model's llama-server cannot do it (OpenAI, Anthropic, Ollama: 400, as their clients repeat a 5xx)",
+    502: "a llama-server broke off before its first byte, twice",
+    503: "the model cannot be loaded, with the last lines of its log; the queue is full (Anthropic: 529)",
+    504: "a llama-server was silent for `gateway.answer_timeout_s`",
+}
+"""Of error answers -> when."""
+
 _CODES: Final = {"exceed_context_size_error": "context_length_exceeded"}
 """llama-server's error type -> OpenAI's code. Its own `code` is a number: the status once more."""
 

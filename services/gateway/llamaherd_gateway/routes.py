@@ -1,6 +1,6 @@
 """Every route by method and path: those relayed to a llama-server, and the gateway's own pages.
 
-docs/api.md is generated from these tables.
+docs/api.md and /openapi.json are generated from these tables.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -32,6 +32,13 @@ PAGES: Final[tuple[Page, ...]] = (*openai.PAGES, *anthropic.PAGES, *ollama.PAGES
 UPSTREAM_METHODS: Final = frozenset({"GET", "POST", "DELETE"})
 """That pass to a llama-server; an answer to HEAD would look like one whose body is missing."""
 
+HEALTH: Final = {
+    "/healthz": "Whether the gateway runs",
+    "/readyz": "Whether it knows the herd",
+    "/health": "The same as /healthz, where llama-server's clients ask",
+}
+"""Path -> what it is about."""
+
 BARE_PATHS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/audio/transcriptions")
 """That llama-server also serves without `/v1`, and its clients ask for so."""
 
@@ -48,6 +55,7 @@ _OWNERS: Final = (
     ("/api/v1", LMSTUDIO),
     ("/api", OLLAMA),
     ("/upstream", LLAMA),
+    *((path, LLAMA) for path in (*llama.LOOKS, *[route.path for route in llama.ROUTES])),
 )
 """Whose paths begin so; `/v1/...` is OpenAI's, or Anthropic's by a header (api-dialects, 1.1)."""
 
@@ -109,8 +117,10 @@ def _is_form(headers: Sequence[Header]) -> bool:
 
 
 def find_allowed(path: str) -> set[str]:
-    """Methods by which this path is relayed."""
-    return {route.method for route in ROUTES if route.path == path}
+    """Methods by which this path is served beside the tables of pages and handlers."""
+    if path in llama.LOOKS or path in HEALTH:
+        return {"GET"}
+    return {method.decode() for method, served in _BY_PATH if served == path.encode("latin-1")}
 
 
 def dialect_of(path: str, headers: Mapping[str, str], home: Dialect) -> Dialect:

@@ -12,7 +12,7 @@ Time, ids and facts about the model are arguments, so every dialect is tested wi
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -21,6 +21,11 @@ from llamaherd_shared.events.turn import TurnKept
 
 Header = tuple[bytes, bytes]
 """Name in lower case, value."""
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+LINES: Final = "application/x-ndjson"
+"""Content types of answers; the last two are those of streams."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,8 +215,16 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Looks at a model: refused when that is not loaded, rather than loading it."""
     administrative: bool = False
     """Shows or changes what belongs to all users of a model."""
+    shape: type[msgspec.Struct] | None = None
+    """Of the JSON body, as far as it is looked at; `None`: llama-server judges it."""
+    needs: tuple[str, ...] = ("model",)
+    """Fields of the body without which it is refused."""
+    takes: str = JSON
+    """Content type of the body."""
+    gives: tuple[str, ...] = (JSON,)
+    """Content types of a good answer."""
     about: str = ""
-    """One line for docs/api.md."""
+    """One line for docs/api.md and /openapi.json."""
     example: str = ""
     """What stands behind the path in the curl line of docs/api.md, which is run as a test: a JSON body, or curl's own
     options (`-F ...`). A path (with query) before it stands for one that has holes."""
@@ -298,7 +311,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
     body: bytes
     status: int = 200
-    content_type: str = "application/json"
+    content_type: str = JSON
     headers: tuple[Header, ...] = ()
 
 
@@ -311,6 +324,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     dialect: Dialect
     answer: Callable[[PageRequest, Herd], Reply]
     """Raises `BadRequest` or another `HerdError`."""
+    serves: bool = True
+    """Whether there is any other answer than a refusal."""
     about: str = ""
     example: str = ""
     """As in `Route`; empty when the path alone is enough."""

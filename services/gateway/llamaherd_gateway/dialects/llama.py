@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlencode
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body
-from llamaherd_gateway.dialects.dialect import Asked, Call, Dialect, Facts, Header, Route, Turn
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Asked, Call, Dialect, Facts, Header, Route, Turn
 from llamaherd_gateway.dialects.openai import Renamed, read_model, refuse_remote_media
 from llamaherd_gateway.problems import Problem
 
@@ -20,10 +20,24 @@ CONTROL: Final = "/v1/chat/completions/control"
 NAME_SEGMENTS: Final = 8
 """No model's name has more of them: a path of ten thousand slashes must not be tried out."""
 
-LOOKS: Final = frozenset({"/props", "/slots", "/metrics", "/lora-adapters"})
-"""GET routes that name their model in the query: `/props?model=cria`."""
 
-_PASSIVE: Final = LOOKS | {"/health", "/v1/health", "/models", "/v1/models"}
+class Look(msgspec.Struct, frozen=True):
+    """A GET route that names its model in the query: `/props?model=cria`."""
+
+    about: str
+    gives: str = JSON
+    """Content type."""
+
+
+LOOKS: Final = {
+    "/props": Look("Settings, chat template and abilities of a loaded model"),
+    "/slots": Look("What each slot is doing"),
+    "/metrics": Look("llama-server's counters, for Prometheus", "text/plain"),
+    "/lora-adapters": Look("LoRA adapters and their scales"),
+}
+ABOUT_UPSTREAM: Final = "Everything else of a model's llama-server, as it stands"
+
+_PASSIVE: Final = frozenset({*LOOKS, "/health", "/v1/health", "/models", "/v1/models"})
 
 _NEVER: Final = (
     "/tools",  # reads and writes files
@@ -123,7 +137,15 @@ def _call_by_name(path: str) -> Callable[[Asked, Facts, Turn], Call]:
 
 def _completion(path: str, about: str, example: str) -> Route:
     """A route that generates text, as a stream when asked to."""
-    return Route(path=path, dialect=LLAMA, read=read_model, call=_call_by_name(path), about=about, example=example)
+    return Route(
+        path=path,
+        dialect=LLAMA,
+        read=read_model,
+        call=_call_by_name(path),
+        gives=(JSON, EVENTS),
+        about=about,
+        example=example,
+    )
 
 
 def _route(path: str, about: str, example: str, *, generates: bool = True, example_status: int = 200) -> Route:

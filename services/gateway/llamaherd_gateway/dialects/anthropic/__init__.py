@@ -4,8 +4,8 @@ from typing import Final
 
 from llamaherd_gateway.dialects.anthropic.catalog import list_models, show_model
 from llamaherd_gateway.dialects.anthropic.problem import ANTHROPIC
-from llamaherd_gateway.dialects.anthropic.request import call_chat, call_count, read_count, read_messages
-from llamaherd_gateway.dialects.dialect import Page, Route
+from llamaherd_gateway.dialects.anthropic.request import MessagesBody, call_chat, call_count, read_count, read_messages
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Page, Route
 
 __all__ = ["ANTHROPIC", "PAGES", "ROUTES"]
 
@@ -15,6 +15,9 @@ ROUTES: Final = (
         dialect=ANTHROPIC,
         read=read_messages,
         call=call_chat,
+        shape=MessagesBody,
+        needs=("model", "messages", "max_tokens"),
+        gives=(JSON, EVENTS),
         about="A message: text, images, tools, thinking; streamed with `stream`",
         example='{"model": "cria", "max_tokens": 32, "messages": [{"role": "user", "content": "Who are you?"}]}',
     ),
@@ -23,6 +26,8 @@ ROUTES: Final = (
         dialect=ANTHROPIC,
         read=read_count,
         call=call_count,
+        shape=MessagesBody,
+        needs=("model", "messages"),
         generates=False,
         about="How many tokens the prompt of a message has",
         example='{"model": "cria", "messages": [{"role": "user", "content": "Who are you?"}]}',

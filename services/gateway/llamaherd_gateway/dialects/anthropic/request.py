@@ -54,7 +54,7 @@ class OutputConfig(msgspec.Struct):
     format: OutputFormat | None = None
 
 
-class _Body(msgspec.Struct):
+class MessagesBody(msgspec.Struct):
     """Everything else a client may send (`metadata`, `service_tier`, `cache_control`...) changes nothing here."""
 
     model: Any = None
@@ -80,7 +80,7 @@ class _Body(msgspec.Struct):
     frequency_penalty: Any = None
 
 
-_DECODER: Final = msgspec.json.Decoder(_Body)
+_DECODER: Final = msgspec.json.Decoder(MessagesBody)
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -150,7 +150,7 @@ def _encode(fields: dict[str, Any]) -> dict[str, msgspec.Raw]:
         raise BadRequest("the request's body is nested too deeply", code="invalid_json") from error
 
 
-def _prompt(read: _Body) -> tuple[Conversation, dict[str, Any]]:
+def _prompt(read: MessagesBody) -> tuple[Conversation, dict[str, Any]]:
     """Whatever decides about the prompt."""
     if not read.messages:
         raise BadRequest("messages: at least one message is required", param="messages", code="missing_messages")
@@ -206,7 +206,7 @@ def _tools(tools: list[Tool], choice: ToolChoice | None) -> list[dict[str, Any]]
     ]
 
 
-def _thinking(read: _Body) -> dict[str, Any]:
+def _thinking(read: MessagesBody) -> dict[str, Any]:
     """A model thinks when it was asked to: many clients take `content[0]` for the text, as they may without `thinking`.
 
     A model that cannot think takes no notice of any of this.
@@ -219,7 +219,7 @@ def _thinking(read: _Body) -> dict[str, Any]:
     return fields
 
 
-def _thoughts(read: _Body) -> Literal["shown", "omitted", "hidden"]:
+def _thoughts(read: MessagesBody) -> Literal["shown", "omitted", "hidden"]:
     """What the client wants to see of thoughts."""
     if read.thinking is None:
         return "shown" if (read.chat_template_kwargs or {}).get("enable_thinking") is True else "hidden"

@@ -6,15 +6,16 @@ their readers and renderers (`residency`, `downloads`) itself.
 
 from typing import Final
 
-from llamaherd_gateway.dialects.dialect import Page, Route
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Page, Route
 from llamaherd_gateway.dialects.lmstudio.catalog import list_v0, list_v1, show_v0
-from llamaherd_gateway.dialects.lmstudio.chat import MEMORY, call_chat, read_chat
+from llamaherd_gateway.dialects.lmstudio.chat import MEMORY, ChatRequest, call_chat, read_chat
 from llamaherd_gateway.dialects.lmstudio.completions import call_with_figures, read_with_ttl
 from llamaherd_gateway.dialects.lmstudio.errors import LMSTUDIO, LMSTUDIO_V0
+from llamaherd_gateway.dialects.openai.chat import ChatBody
 from llamaherd_gateway.dialects.openai.chat import call_chat as call_openai_chat
 from llamaherd_gateway.dialects.openai.chat import read_chat as read_openai_chat
-from llamaherd_gateway.dialects.openai.completions import call_completion, read_completion
-from llamaherd_gateway.dialects.openai.embeddings import call_embeddings, read_embeddings
+from llamaherd_gateway.dialects.openai.completions import CompletionBody, call_completion, read_completion
+from llamaherd_gateway.dialects.openai.embeddings import EmbeddingsBody, call_embeddings, read_embeddings
 
 __all__ = ["LMSTUDIO", "LMSTUDIO_V0", "PAGES", "ROUTES"]
 
@@ -25,6 +26,9 @@ ROUTES: Final = (
         read=read_chat,
         call=call_chat,
         memory=MEMORY,
+        shape=ChatRequest,
+        needs=("model", "input"),
+        gives=(JSON, EVENTS),
         about="LM Studio's chat: one answer, or a stream of events from `chat.start` to `chat.end`",
         example='{"model": "cria", "input": "Who are you?", "max_output_tokens": 8, "stream": true}',
     ),
@@ -33,6 +37,9 @@ ROUTES: Final = (
         dialect=LMSTUDIO_V0,
         read=read_with_ttl(read_openai_chat),
         call=call_with_figures(call_openai_chat),
+        shape=ChatBody,
+        needs=("model", "messages"),
+        gives=(JSON, EVENTS),
         about="OpenAI's chat completion with LM Studio's `stats`, `model_info` and `runtime`",
         example='{"model": "cria", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}',
     ),
@@ -41,6 +48,9 @@ ROUTES: Final = (
         dialect=LMSTUDIO_V0,
         read=read_with_ttl(read_completion),
         call=call_with_figures(call_completion),
+        shape=CompletionBody,
+        needs=("model", "prompt"),
+        gives=(JSON, EVENTS),
         about="OpenAI's text completion with LM Studio's `stats`, `model_info` and `runtime`",
         example='{"model": "cria", "prompt": "Llamas are", "max_tokens": 8}',
     ),
@@ -49,6 +59,8 @@ ROUTES: Final = (
         dialect=LMSTUDIO_V0,
         read=read_with_ttl(read_embeddings),
         call=call_embeddings,
+        shape=EmbeddingsBody,
+        needs=("model", "input"),
         about="OpenAI's embeddings, for a model that was loaded for embedding",
         example='{"model": "embedder", "input": "llamas"}',
     ),

@@ -11,7 +11,7 @@ from llamaherd_gateway.dialects.lmstudio.fields import refuse_unknown_fields
 from llamaherd_gateway.problems import BadRequest
 
 
-class _Body(msgspec.Struct, frozen=True):
+class DownloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Any = None
     """`publisher/model`, with or without `@quantization`, or the address of a Hugging Face repository."""
     quantization: str | None = None
@@ -42,13 +42,13 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     completed_ns: int | None = None
 
 
-_DECODER: Final = msgspec.json.Decoder(_Body)
+_DECODER: Final = msgspec.json.Decoder(DownloadBody)
 _HUB: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 
 
 def read_download(body: bytes) -> DownloadRequest:
     """Raises `BadRequest`."""
-    refuse_unknown_fields(body, _Body)
+    refuse_unknown_fields(body, DownloadBody)
     request = decode_body(_DECODER, body)
     name, _, quantization = _HUB.sub("", model_of(request.model).strip()).partition("@")
     return DownloadRequest(repository=name.rstrip("/"), quantization=request.quantization or quantization)

@@ -14,7 +14,7 @@ from llamaherd_gateway.problems import BadRequest
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
+class LoadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`None`: the herd's settings decide."""
 
     model: Any = None
@@ -34,12 +34,12 @@ class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
 _OPTIONS: Final = ("context_length", "eval_batch_size", "flash_attention", "num_experts", "offload_kv_cache_to_gpu")
 
 
-class _UnloadRequest(msgspec.Struct, frozen=True):
+class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instance_id: str | None = None
 
 
 _LOAD: Final = msgspec.json.Decoder(LoadRequest)
-_UNLOAD: Final = msgspec.json.Decoder(_UnloadRequest)
+_UNLOAD: Final = msgspec.json.Decoder(UnloadRequest)
 
 
 def read_load(body: bytes) -> LoadRequest:
@@ -67,7 +67,7 @@ def render_loaded(
 
 def read_unload(body: bytes) -> str:
     """The instance's id. Raises `BadRequest`."""
-    refuse_unknown_fields(body, _UnloadRequest)
+    refuse_unknown_fields(body, UnloadRequest)
     wanted = decode_body(_UNLOAD, body).instance_id
     if not wanted:
         raise BadRequest("`instance_id` is required", code="missing_required_parameter", param="instance_id")

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from llamaherd_gateway.dialects.dialect import Asked, Route, Turn
+from llamaherd_gateway.dialects.dialect import JSON, LINES, Asked, Route, Turn
 from llamaherd_gateway.dialects.ollama import backend, embedding
 from llamaherd_gateway.dialects.ollama.answer import render_settled
 from llamaherd_gateway.dialects.ollama.catalog import OLLAMA_VERSION, PAGES, RUNNING
@@ -15,9 +15,13 @@ from llamaherd_gateway.dialects.ollama.management import (
     VERIFYING,
     WRITING_MANIFEST,
     Copy,
+    CopyBody,
     Create,
+    CreateBody,
     Delete,
+    DeleteBody,
     Pull,
+    PullBody,
     creating,
     no_source,
     pulling,
@@ -28,8 +32,8 @@ from llamaherd_gateway.dialects.ollama.management import (
     render_progress,
     using,
 )
-from llamaherd_gateway.dialects.ollama.request import read_chat, read_generate
-from llamaherd_gateway.dialects.ollama.show import read_show, render_show
+from llamaherd_gateway.dialects.ollama.request import ChatBody, GenerateBody, read_chat, read_generate
+from llamaherd_gateway.dialects.ollama.show import ShowBody, read_show, render_show
 
 __all__ = [
     "OLLAMA",
@@ -45,9 +49,14 @@ __all__ = [
     "VERIFYING",
     "WRITING_MANIFEST",
     "Copy",
+    "CopyBody",
     "Create",
+    "CreateBody",
     "Delete",
+    "DeleteBody",
     "Pull",
+    "PullBody",
+    "ShowBody",
     "creating",
     "no_source",
     "pulling",
@@ -74,6 +83,8 @@ ROUTES: Final = (
         prepare=backend.prepare,
         call=backend.call,
         settle=_settle,
+        shape=ChatBody,
+        gives=(JSON, LINES),
         about="A conversation is answered; without messages the model is only loaded or unloaded",
         example='{"model": "cria", "messages": [{"role": "user", "content": "Hello"}], "stream": false}',
     ),
@@ -84,6 +95,8 @@ ROUTES: Final = (
         prepare=backend.prepare,
         call=backend.call,
         settle=_settle,
+        shape=GenerateBody,
+        gives=(JSON, LINES),
         about="A prompt is answered, continued (`raw`) or filled (`suffix`)",
         example='{"model": "cria", "prompt": "Hello"}',
     ),
@@ -94,6 +107,7 @@ ROUTES: Final = (
         prepare=embedding.prepare,
         call=embedding.call,
         settle=embedding.settle,
+        shape=embedding.EmbedBody,
         about="Texts become vectors",
         example='{"model": "embedder", "input": ["llamas", "alpacas"]}',
     ),
@@ -104,6 +118,7 @@ ROUTES: Final = (
         prepare=embedding.prepare,
         call=embedding.call,
         settle=embedding.settle,
+        shape=embedding.EmbeddingsBody,
         about="One text becomes a vector; /api/embed does more",
         example='{"model": "embedder", "prompt": "llamas"}',
     ),

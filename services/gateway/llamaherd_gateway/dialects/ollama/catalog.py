@@ -111,6 +111,7 @@ def _refused(method: str, path: str, status: int, text: str, *, why: str, exampl
         path=path,
         dialect=OLLAMA,
         answer=_refusing(status, text),
+        serves=False,
         about=f"Refused: {why}",
         example=example,
         example_status=status,

@@ -29,18 +29,18 @@ class _Body(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
-class _EmbedBody(_Body):
+class EmbedBody(_Body):
     input: Any = None
     truncate: bool | None = None
     dimensions: int | None = None
 
 
-class _EmbeddingsBody(_Body):
+class EmbeddingsBody(_Body):
     prompt: str | None = None
 
 
-_EMBED: Final = msgspec.json.Decoder(_EmbedBody)
-_EMBEDDINGS: Final = msgspec.json.Decoder(_EmbeddingsBody)
+_EMBED: Final = msgspec.json.Decoder(EmbedBody)
+_EMBEDDINGS: Final = msgspec.json.Decoder(EmbeddingsBody)
 
 
 class Texts(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ class Delete(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
-class _PullBody(msgspec.Struct):
+class PullBody(msgspec.Struct):
     model: str | None = None
     name: str | None = None
     stream: bool | None = None
@@ -69,7 +69,7 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True):
     content: str
 
 
-class _CreateBody(_PullBody):
+class CreateBody(PullBody):
     source: str | None = msgspec.field(default=None, name="from")
     remote_host: str | None = None
     files: dict[str, str] | None = None
@@ -83,20 +83,20 @@ class _CreateBody(_PullBody):
     quantization: str | None = None
 
 
-class _CopyBody(msgspec.Struct):
+class CopyBody(msgspec.Struct):
     source: str | None = None
     destination: str | None = None
 
 
-class _DeleteBody(msgspec.Struct):
+class DeleteBody(msgspec.Struct):
     model: str | None = None
     name: str | None = None
 
 
-_PULL: Final = msgspec.json.Decoder(_PullBody)
-_CREATE: Final = msgspec.json.Decoder(_CreateBody)
-_COPY: Final = msgspec.json.Decoder(_CopyBody)
-_DELETE: Final = msgspec.json.Decoder(_DeleteBody)
+_PULL: Final = msgspec.json.Decoder(PullBody)
+_CREATE: Final = msgspec.json.Decoder(CreateBody)
+_COPY: Final = msgspec.json.Decoder(CopyBody)
+_DELETE: Final = msgspec.json.Decoder(DeleteBody)
 
 
 def read_pull(body: bytes) -> Pull:

@@ -11,7 +11,7 @@ from llamaherd_gateway.problems import BadRequest
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    arguments: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
 
 
 class _ToolCall(msgspec.Struct):

@@ -28,7 +28,7 @@ class _Body(msgspec.Struct):
 
     model: str | None = None
     stream: bool | None = None
-    format: msgspec.Raw = _NOTHING
+    format: msgspec.Raw = msgspec.field(default_factory=lambda: _NOTHING)
     options: dict[str, Any] | None = None
     keep_alive: Any = None
     think: Any = None
@@ -38,12 +38,12 @@ class _Body(msgspec.Struct):
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
-class _ChatBody(_Body):
+class ChatBody(_Body):
     messages: list[Message] | None = None
     tools: list[msgspec.Raw] | None = None
 
 
-class _GenerateBody(_Body):
+class GenerateBody(_Body):
     prompt: str | None = None
     suffix: str | None = None
     system: str | None = None
@@ -56,8 +56,8 @@ class _GenerateBody(_Body):
     steps: int | None = None
 
 
-_CHAT: Final = msgspec.json.Decoder(_ChatBody)
-_GENERATE: Final = msgspec.json.Decoder(_GenerateBody)
+_CHAT: Final = msgspec.json.Decoder(ChatBody)
+_GENERATE: Final = msgspec.json.Decoder(GenerateBody)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ def _asked(read: _Body, content: Conversation | Text, *, empty: bool) -> Asked:
     )
 
 
-def _messages_of(read: _GenerateBody) -> list[Message]:
+def _messages_of(read: GenerateBody) -> list[Message]:
     before = read_context(read.context or ())
     if read.system:
         # Templates want the system message first, and once.

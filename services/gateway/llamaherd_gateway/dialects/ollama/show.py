@@ -20,13 +20,13 @@ _COPILOT: Final = "GitHubCopilotChat/"
 _UNTOLD: Final = frozenset(("general.name", "tokenizer.chat_template"))
 
 
-class _Body(msgspec.Struct):
+class ShowBody(msgspec.Struct):
     model: str | None = None
     name: str | None = None
     verbose: bool | None = None
 
 
-_BODY: Final = msgspec.json.Decoder(_Body)
+_BODY: Final = msgspec.json.Decoder(ShowBody)
 
 
 def read_show(body: bytes) -> tuple[str, bool]:

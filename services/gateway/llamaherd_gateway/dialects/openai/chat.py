@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body, model_of
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Route, Translation, Turn
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Asked, Call, Facts, Header, Route, Translation, Turn
 from llamaherd_gateway.dialects.openai.errors import OPENAI
 from llamaherd_gateway.dialects.openai.fields import change_fields, check_choices, clean_stop, holds_empty_stop
 from llamaherd_gateway.dialects.openai.function_calls import FunctionCalls
@@ -18,7 +18,7 @@ from llamaherd_gateway.problems import BadRequest
 PATH: Final = "/v1/chat/completions"
 
 
-class _Chat(msgspec.Struct):
+class ChatBody(msgspec.Struct):
     """Fields that are looked at, most of them only to see that nothing has to be done."""
 
     model: Any = None
@@ -28,7 +28,7 @@ class _Chat(msgspec.Struct):
     n: Any = None
     logprobs: Any = None
     top_logprobs: Any = None
-    tools: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
@@ -47,7 +47,7 @@ class Wants(msgspec.Struct, frozen=True):
     """Asked in the way of old: `function_call` is expected."""
 
 
-_DECODER: Final = msgspec.json.Decoder(_Chat)
+_DECODER: Final = msgspec.json.Decoder(ChatBody)
 _MESSAGES: Final = msgspec.json.Decoder(_Messages)
 _ANYTHING: Final = msgspec.json.Decoder(Any)
 
@@ -88,7 +88,7 @@ def call_chat(asked: Asked, facts: Facts, turn: Turn) -> Call:
     return Call(path=PATH, body=asked.body, translation=translation)
 
 
-def _mend(body: bytes, read: _Chat) -> bytes:
+def _mend(body: bytes, read: ChatBody) -> bytes:
     changes: dict[str, Any] = {}
     if holds_empty_stop(read.stop):
         changes["stop"] = clean_stop(read.stop)
@@ -121,6 +121,9 @@ ROUTES: Final = (
         dialect=OPENAI,
         read=read_chat,
         call=call_chat,
+        shape=ChatBody,
+        needs=("model", "messages"),
+        gives=(JSON, EVENTS),
         about="An answer to a conversation",
         example='{"model": "cria", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}',
     ),

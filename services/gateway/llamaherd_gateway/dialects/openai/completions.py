@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body, model_of
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Route, Translation, Turn
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Asked, Call, Facts, Header, Route, Translation, Turn
 from llamaherd_gateway.dialects.openai.errors import OPENAI
 from llamaherd_gateway.dialects.openai.fields import (
     change_fields,
@@ -26,9 +26,9 @@ from llamaherd_gateway.problems import BadRequest
 PATH: Final = "/v1/completions"
 
 
-class _Completion(msgspec.Struct):
+class CompletionBody(msgspec.Struct):
     model: Any = None
-    prompt: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     stream: Any = None
     stream_options: Any = None
     stop: Any = None
@@ -39,7 +39,7 @@ class _Completion(msgspec.Struct):
     suffix: Any = None
 
 
-_DECODER: Final = msgspec.json.Decoder(_Completion)
+_DECODER: Final = msgspec.json.Decoder(CompletionBody)
 _ANYTHING: Final = msgspec.json.Decoder(Any)
 
 
@@ -95,7 +95,7 @@ def _prompts_of(raw: msgspec.Raw) -> list[Any]:
     return [prompt]
 
 
-def _check(read: _Completion) -> None:
+def _check(read: CompletionBody) -> None:
     if read.echo and read.logprobs is not None:
         text = "`echo` together with `logprobs` is not supported: llama-server does not tell a prompt's probabilities"
         raise BadRequest(text, param="echo", code="unsupported_parameter")
@@ -112,7 +112,7 @@ def _check(read: _Completion) -> None:
         raise BadRequest("`logprobs` must be a whole number from 0", param="logprobs", code="invalid_value")
 
 
-def _native(read: _Completion, prompts: list[Any]) -> dict[str, Any]:
+def _native(read: CompletionBody, prompts: list[Any]) -> dict[str, Any]:
     """What `/completion` and `/infill` call it."""
     changes: dict[str, Any] = {"suffix": None, "echo": None, "best_of": None, "logprobs": None, "stream_options": None}
     if read.logprobs is not None:
@@ -144,6 +144,9 @@ ROUTES: Final = (
         dialect=OPENAI,
         read=read_completion,
         call=call_completion,
+        shape=CompletionBody,
+        needs=("model", "prompt"),
+        gives=(JSON, EVENTS),
         about="A text goes on; with `suffix`, the text before it",
         example='{"model": "cria", "prompt": "Once upon a time", "max_tokens": 16}',
     ),

@@ -17,9 +17,9 @@ from llamaherd_gateway.problems import BadRequest, Problem
 PATH: Final = "/v1/embeddings"
 
 
-class _Request(msgspec.Struct):
+class EmbeddingsBody(msgspec.Struct):
     model: Any = None
-    input: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     dimensions: Any = None
     encoding_format: Any = None
 
@@ -42,7 +42,7 @@ class Shape(msgspec.Struct, frozen=True):
     base64: bool
 
 
-_DECODER: Final = msgspec.json.Decoder(_Request)
+_DECODER: Final = msgspec.json.Decoder(EmbeddingsBody)
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 _EMPTY: Final = (b"", b"null", b'""', b"[]")
 
@@ -116,6 +116,8 @@ ROUTES: Final = (
         dialect=OPENAI,
         read=read_embeddings,
         call=call_embeddings,
+        shape=EmbeddingsBody,
+        needs=("model", "input"),
         about="Texts as vectors; `dimensions` shortens them",
         example='{"model": "embedder", "input": "llamas"}',
     ),

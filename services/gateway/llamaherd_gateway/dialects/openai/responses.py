@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body, model_of
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Memory, Route, Turn
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Asked, Call, Facts, Header, Memory, Route, Turn
 from llamaherd_gateway.dialects.openai.errors import OPENAI
 from llamaherd_gateway.dialects.openai.kept_responses import items_of, not_kept, previous_missing
 from llamaherd_gateway.dialects.openai.response_frame import echo
@@ -73,6 +73,8 @@ ROUTES: Final = (
         dialect=OPENAI,
         read=read_response,
         call=call_response,
+        needs=("model", "input"),
+        gives=(JSON, EVENTS),
         memory=MEMORY,
         about="An answer in the shape of OpenAI's Responses API, kept for a next turn unless `store` is false",
         example='{"model": "cria", "input": "Hello", "max_output_tokens": 16}',
@@ -82,6 +84,7 @@ ROUTES: Final = (
         dialect=OPENAI,
         read=read_response,
         call=call_count,
+        needs=("model", "input"),
         memory=MEMORY,
         generates=False,
         about="How many tokens a response's input has",

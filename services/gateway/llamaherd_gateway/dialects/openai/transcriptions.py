@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from llamaherd_gateway.bodies import model_of
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Header, Route, Turn
+from llamaherd_gateway.dialects.dialect import EVENTS, JSON, Asked, Call, Facts, Header, Route, Turn
 from llamaherd_gateway.dialects.openai.errors import OPENAI, render_stream_error
 from llamaherd_gateway.dialects.openai.forms import content_type_of, find_fields
 from llamaherd_gateway.problems import BadRequest, Problem
@@ -95,6 +95,9 @@ ROUTES: Final = (
         dialect=OPENAI,
         read=read_transcription,
         call=call_transcription,
+        needs=("model", "file"),
+        takes="multipart/form-data",
+        gives=(JSON, EVENTS, "text/plain"),
         about="A sound as text, by a model that hears; `response_format` is `json` or `text`",
         example="-F model=listener -F file=@speech.wav",
         example_status=400,
