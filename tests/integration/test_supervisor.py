@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import nats
 import pytest
 import uvloop
 
@@ -23,6 +24,7 @@ from llamaherd_shared.events.instance import InstanceExited, InstanceFailed, Ins
 from llamaherd_shared.events.line import decode_lines
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.streams import EVENTS
 from llamaherd_supervisor.lifecycle import State
 
 NAMES = (f"host-{number}.lan" for number in itertools.count())
@@ -559,6 +561,42 @@ def test_supervision_goes_on_while_the_bus_is_away_and_the_facts_follow_in_order
             assert happened_ns == sorted(happened_ns)
             assert await asyncio.to_thread(node.stop) == 0
             assert node.llama_servers() == []
+
+    uvloop.run(body())
+
+
+async def limit_facts(server: NatsServer, max_msg_size: int) -> None:
+    """Let nats-server store no larger fact; -1: any."""
+    client = await nats.connect(server.url)
+    try:
+        config = (await client.jetstream().stream_info(EVENTS)).config
+        config.max_msg_size = max_msg_size
+        await client.jetstream().update_stream(config)
+    finally:
+        await client.close()
+
+
+def test_supervision_goes_on_while_the_bus_refuses_facts(tmp_path: Path, nats_server: NatsServer) -> None:
+    """As it does with a full disk: all instances were stopped for it."""
+
+    async def body() -> None:
+        node = Node(tmp_path, nats_server)
+        path = node.add_model("m")
+        async with herd_of(node) as herd:
+            node.start()
+            await herd.serving()
+            await herd.load()
+            first = await herd.state(State.READY)
+
+            await limit_facts(nats_server, 10)
+            os.kill(first.pid or 0, signal.SIGKILL)
+            starts = path.with_name("m.gguf.starts")
+            await until(lambda: len(starts.read_text().split()) == 2, what="the restart")
+            await until(lambda: "facts wait for the bus to take them" in node.output)
+            await limit_facts(nats_server, -1)
+
+            await until(lambda: herd.kinds() == ["started", "ready", "exited", "started", "ready"], within_s=15)
+            assert await asyncio.to_thread(node.stop) == 0
 
     uvloop.run(body())
 

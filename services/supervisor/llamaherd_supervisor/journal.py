@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 from typing import Final
 
-from llamaherd_shared.bus import Bus
+import structlog
+
+from llamaherd_shared.bus import Bus, PublishRefused
 from llamaherd_shared.errors import Conflict, HerdError, Unavailable
 from llamaherd_shared.events import Event
 from llamaherd_shared.service import new_id
@@ -12,6 +14,7 @@ from llamaherd_shared.service import new_id
 _SETTLE_S: Final = 1.0
 """How long a command waits for facts that are on their way to the log."""
 _APPEND_AGAIN_S: Final = 1.0
+_log = structlog.get_logger("llamaherd.supervisor")
 
 
 class SecondSupervisor(HerdError):
@@ -27,6 +30,7 @@ class Journal:
         self._bus, self._node = bus, node
         self._queue: asyncio.Queue[tuple[str, Event, str]] = asyncio.Queue()
         self._last: dict[str, int] = {}
+        self._troubled = False
 
     def record(self, subject: str, event: Event) -> None:
         """Queue a fact; returns at once. While the bus is away facts wait here, in order."""
@@ -58,12 +62,16 @@ class Journal:
         while True:
             try:
                 self._last[subject] = await self._bus.append(subject, event, msg_id=msg_id, expected=expected)
+                self._troubled = False
                 return
             except Conflict as error:
                 raise SecondSupervisor(
                     f"another supervisor writes about node {self._node}: give each host its own name (`node`)"
                 ) from error
-            except Unavailable:
+            except (Unavailable, PublishRefused) as error:
+                if not self._troubled:
+                    self._troubled = True
+                    _log.error("facts wait for the bus to take them", why=error.message)
                 await asyncio.sleep(_APPEND_AGAIN_S)
 
     async def flush(self, timeout_s: float) -> bool:
