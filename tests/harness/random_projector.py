@@ -28,12 +28,13 @@ def write_random_projector(
     hears: bool = False,
     embedding_length: int = 64,
     said_length: int = 0,
+    eyes: str = "gemma3",
     kind: gguf.LlamaFileType = gguf.LlamaFileType.MOSTLY_F16,
     seed: int = 1,
 ) -> Path:
     """Write it for models with embeddings of this length. The same arguments give the same bytes.
 
-    `said_length`: what the metadata says instead, as old files do.
+    `said_length`: what the metadata says instead, as old files do. `eyes`: what they claim to be.
     """
     writer = _Writer(path, seed)
     writer.out.add_type("mmproj")
@@ -43,6 +44,7 @@ def write_random_projector(
     writer.out.add_clip_has_audio_encoder(hears)
     if sees:
         writer.out.add_vision_projection_dim(said_length or embedding_length)
+        writer.out.add_clip_vision_projector_type(eyes)
         _add_eyes(writer, embedding_length)
     if hears:
         writer.out.add_audio_projection_dim(said_length or embedding_length)
@@ -87,7 +89,6 @@ class _Writer:
 
 def _add_eyes(writer: _Writer, embedding_length: int) -> None:
     out = writer.out
-    out.add_clip_vision_projector_type("gemma3")
     out.add_vision_embedding_length(_WIDTH)
     out.add_vision_feed_forward_length(_FEED_FORWARD)
     out.add_vision_block_count(1)

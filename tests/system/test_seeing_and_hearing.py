@@ -293,6 +293,27 @@ def test_what_a_model_can_neither_see_nor_hear_is_refused_in_one_sentence(
     )
 
 
+def test_a_projector_that_llama_server_does_not_know_is_told_with_its_reason(herd: Herd) -> None:
+    paths = [
+        write_random_gguf(herd.models_dir / "oracle.gguf", seed=4),
+        write_random_projector(herd.models_dir / "mmproj-oracle.gguf", eyes="third_eye"),
+    ]
+    herd.eventually(
+        lambda: next(each for each in herd.fleet()["models"] if each["model"] == "oracle")["projector"],
+        within_s=15,
+        what="the model is found with its projector",
+    )
+    try:
+        loaded = herd.cli("load", "oracle")
+    finally:
+        for path in paths:
+            path.unlink()
+        herd.cli("unload", "oracle")
+
+    assert loaded.returncode != 0
+    assert "unknown projector type: third_eye" in " ".join(loaded.stderr.split())
+
+
 def test_a_sound_for_a_model_that_hears_nothing_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="seer is not made for audio"):
         client.audio.transcriptions.create(model="seer", file=("a.wav", wav()))

@@ -46,7 +46,7 @@ PAGES: Final = (
         path="/v1/models",
         dialect=OPENAI,
         answer=answer_list,
-        about="Models that can be asked for, loaded or not",
+        about="Models that can be asked for, loaded or not, and whether they take images and sounds",
     ),
     Page(
         method="GET",
