@@ -38,10 +38,10 @@ def test_what_it_needs_is_enough(route: Route) -> None:
     serve(route, {name: value for name, value in body.items() if name in route.needs})
 
 
-@pytest.mark.parametrize("route", OF_JSON, ids=lambda route: route.path)
-def test_a_shape_has_every_field_of_the_example_that_it_needs(route: Route) -> None:
-    if route.shape is not None:
-        assert set(route.needs) <= set(route.shape.__struct_encode_fields__)
+def test_a_shape_has_every_field_that_its_route_needs() -> None:
+    for route in OF_JSON:
+        if route.shape is not None:
+            assert set(route.needs) <= set(route.shape.__struct_encode_fields__), route.path
 
 
 @pytest.mark.parametrize("route", OF_JSON, ids=lambda route: route.path)

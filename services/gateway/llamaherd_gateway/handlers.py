@@ -63,7 +63,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     gives: tuple[str, ...] = (JSON,)
     """Content types of a good answer; none: it has no body."""
     answers: tuple[int, ...] = (200,)
-    """Statuses of a good answer."""
+    """Statuses of a good answer; none: it is always refused."""
     about: str = ""
     example: str = ""
     """As in `dialect.Route`; `DIGEST` stands for that of the demo model's file, `JOB_ID` for one that was answered."""

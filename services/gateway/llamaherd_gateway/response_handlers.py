@@ -56,6 +56,7 @@ class ResponseHandlers:
                 dialect=OPENAI,
                 answer=self.cancel,
                 manages=False,
+                answers=(),
                 about="Refused: only responses in the background can be cancelled, and there are none",
                 example=f"{_KEPT}/cancel",
                 example_status=400,

@@ -111,7 +111,8 @@ def test_a_path_of_two_dialects_is_answered_in_either_shape() -> None:
 
 
 def test_a_route_that_is_always_refused_promises_nothing_else() -> None:
-    assert "200" not in operation("POST", "/api/push")["responses"]
+    for path in ("/api/push", "/v1/responses/{id}/cancel"):
+        assert "200" not in operation("POST", path)["responses"], path
 
 
 def test_what_is_public_needs_no_key_and_everything_else_does() -> None:
