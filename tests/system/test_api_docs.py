@@ -104,6 +104,9 @@ def records_of(answer: Answer) -> list[Any]:
             return [json.loads(text)] if text else []
         case "application/x-ndjson":
             return [json.loads(record) for record in text.splitlines()]
+        case "":
+            assert not text
+            return []
         case "text/event-stream":
             data = [record[6:] for record in text.splitlines() if record.startswith("data: ")]
             return [json.loads(record) for record in data if record != "[DONE]"]
