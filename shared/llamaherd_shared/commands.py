@@ -8,14 +8,24 @@ from typing import Final
 import msgspec
 
 from llamaherd_shared.events.line import Level, Line
+from llamaherd_shared.model_options import LoadOptions
 
 
 class LoadModel(msgspec.Struct, frozen=True, kw_only=True):
-    """To a node's supervisor (`cmd.supervisor.<node>.load`). Loading twice is one load."""
+    """To a node's supervisor (`cmd.supervisor.<node>.load`). Loading twice is one load.
+
+    A process that runs with other options than are asked for is drained, stopped and started again, unless it has
+    what is asked for: context and slots are enough when they are as many or more.
+    """
 
     model: str
     by: str = ""
     """Who waits for it, and may take it back (`CancelLoad`); empty: nobody can, it is to be loaded in any case."""
+    options: LoadOptions = LoadOptions()
+    """Where they say nothing, what is configured holds."""
+    for_request: bool = False
+    """Asked for by somebody's request: it never gets less context than is configured, and of a process that runs only
+    too short a context is a reason to start it again. So clients with different wishes do not take turns at that."""
 
 
 class CancelLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +53,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The instance's state now (`supervisor.lifecycle.State`)."""
     sequence: int
     """Last sequence of the instance's subject when the command was accepted; 0 before its first fact."""
+    replaces: int = 0
+    """Generation of the process that is stopped first, to be started again with the options asked for; 0: none."""
 
 
 class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,3 +239,42 @@ class ModelDeleted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     paths: list[str]
     """The files that were removed."""
+
+
+class DescribeParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.parameters`): what its llama-server can be told."""
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A parameter of llama-server, as its own help tells."""
+
+    flags: list[str]
+    """Its spellings, e.g. `-c`, `--ctx-size`."""
+    off: list[str] = []
+    """Flags that mean the opposite, e.g. `--no-kv-offload`."""
+    value: str = ""
+    """What follows the flag, in the help's words, e.g. `N`; empty when nothing does."""
+    allowed: list[str] = []
+    """Values it takes, where the help lists them."""
+    default: str | None = None
+    """`None` when the help does not tell."""
+    variable: str = ""
+    """Environment variable that means the same; empty: none does."""
+    description: str = ""
+    option: str = ""
+    """The name in `models` of llamaherd.yaml that sets it; empty: it is one of `args`."""
+    owned: bool = False
+    """Whether it is the supervisor's to decide, and refused in `args`."""
+
+
+class ParameterCategory(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    """As llama-server calls it: `common`, `sampling`, `speculative`; `server` for what only llama-server has."""
+    parameters: list[Parameter]
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    llama_server: str
+    """Path of the program whose parameters these are."""
+    categories: list[ParameterCategory]

@@ -191,6 +191,18 @@ def overlay(below: Options, above: LoadOptions) -> Options:
     return msgspec.structs.replace(below, **said)
 
 
+def satisfies(asked: LoadOptions, running: Mapping[str, Any], *, context_tokens: int, slots: int) -> bool:
+    """Whether a process has what is asked for. `running`: what it was told; both numbers: what it has, 0 if not known.
+
+    As much context and as many slots or more are enough; everything else must be as asked for.
+    """
+    has = {"context_tokens": context_tokens, "slots": slots}
+    return all(
+        max(running.get(name) or 0, has[name]) >= value if name in has else running.get(name) == value
+        for name, value in asked.said.items()
+    )
+
+
 def render_words(options: ModelOptions, *, architecture: str = "") -> list[str]:
     """The options on llama-server's command line, in the order of `FLAGS`. Files must be absolute already."""
     return [word for name in FLAGS for word in _render(name, options, architecture)]

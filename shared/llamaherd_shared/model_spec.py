@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from llamaherd_shared.errors import Rejected
-from llamaherd_shared.model_options import ModelOptions, find_conflict
+from llamaherd_shared.model_options import LoadOptions, ModelOptions, find_conflict
 
 Capability = Literal["completion", "embedding", "rerank", "tools", "thinking", "insert", "vision", "audio"]
 
@@ -22,6 +22,8 @@ DEFAULTS: Final = "*"
 _PATTERN: Final = frozenset("*?[")
 _OF_ONE_MODEL: Final = ("aliases", "path", "command")
 """What a pattern cannot say."""
+_FURTHER: Final = ("rope_scaling", "rope_scale", "rope_freq_base", "rope_freq_scale")
+"""Options by which a model reaches beyond its training context."""
 _OF_ANY_SERVER: Final = frozenset({"slots", "context_tokens"})
 """Options that also tell something about a server that is not llama-server."""
 _LISTS_OF_WORDS: Final = ("args", "command")
@@ -139,6 +141,21 @@ class Models(msgspec.Struct, frozen=True):
             for layer in self._layers(base):
                 yield {name: value for name, value in layer.items() if name != "aliases"}
         yield {name: value for name, value in entry.items() if name != "extends"}
+
+
+def within(asked: LoadOptions, spec: ModelSpec, *, training_tokens: int) -> LoadOptions:
+    """Not more context than the model was trained with, unless it is configured to reach further. 0: not known."""
+    context = asked.context_tokens
+    if context is None or not training_tokens or any(getattr(spec, name) is not None for name in _FURTHER):
+        return asked
+    return msgspec.structs.replace(asked, context_tokens=min(context, training_tokens))
+
+
+def at_least(asked: LoadOptions, spec: ModelSpec) -> LoadOptions:
+    """Not less context than is configured: what a request needs, where a person may want less."""
+    if asked.context_tokens is None or spec.context_tokens is None:
+        return asked
+    return msgspec.structs.replace(asked, context_tokens=max(asked.context_tokens, spec.context_tokens))
 
 
 def is_pattern(key: str) -> bool:

@@ -23,8 +23,11 @@ from llamaherd_gateway.dialects.lmstudio.residency import (
     render_unloaded,
 )
 from llamaherd_gateway.problems import BadRequest, UnknownModel, problem_of
+from llamaherd_shared.model_options import LoadOptions
 
-READY = Loaded(name="n/acme/llama/0", node="n", state="ready", context_tokens=4096, slots=4)
+CONFIG = {"context_length": 4096, "parallel": 4, "eval_batch_size": 512, "flash_attention": False}
+LOADED = {"context_tokens": 8192, "batch_tokens": 512, "flash_attention": False, "threads": 2}
+READY = Loaded(name="n/acme/llama/0", node="n", state="ready", context_tokens=4096, slots=4, options=LOADED)
 SECOND = Loaded(name="o/acme/llama/0", node="o", state="ready", context_tokens=8192, slots=2)
 LLAMA = Card(
     name="acme/llama",
@@ -68,7 +71,7 @@ def test_v1_describes_a_model_and_what_is_in_memory() -> None:
         "quantization": {"name": "Q4_K_M", "bits_per_weight": 4},
         "size_bytes": 4_000_000_000,
         "params_string": "7.2B",
-        "loaded_instances": [{"id": "acme/llama", "config": {"context_length": 4096, "parallel": 4}}],
+        "loaded_instances": [{"id": "acme/llama", "config": CONFIG}],
         "max_context_length": 32768,
         "format": "gguf",
         "capabilities": {
@@ -132,16 +135,26 @@ def test_a_load_says_what_it_wants_and_gets_what_it_got() -> None:
     body = b'{"model": "gpt", "context_length": 8192, "flash_attention": false, "echo_load_config": true}'
     request = read_load(body)
     assert request.model == "gpt"
-    assert request.options == {"context_length": 8192, "flash_attention": False}
-    told = json.loads(render_loaded(ALIAS, READY, request, load_ns=1_500_000_000, applied={"flash_attention": False}))
+    assert request.options == LoadOptions(context_tokens=8192, flash_attention=False)
+    told = json.loads(render_loaded(ALIAS, READY, request, load_ns=1_500_000_000))
     assert told == {
         "type": "llm",
         "instance_id": "acme/llama",
         "load_time_seconds": 1.5,
         "status": "loaded",
-        "load_config": {"flash_attention": False, "context_length": 4096},
+        "load_config": CONFIG,
     }
     assert "load_config" not in json.loads(render_loaded(WORDS, READY, read_load(b'{"model":"words"}'), load_ns=0))
+
+
+def test_every_option_of_a_load_has_a_name_of_ours() -> None:
+    body = b"""{"model": "m", "context_length": 8, "eval_batch_size": 4, "flash_attention": true, "num_experts": 2,
+        "offload_kv_cache_to_gpu": false, "parallel": 3}"""
+
+    assert read_load(body).options == LoadOptions(
+        context_tokens=8, batch_tokens=4, flash_attention=True, experts=2, kv_offload=False, slots=3
+    )
+    assert read_load(b'{"model": "m"}').options is None
 
 
 def test_a_load_that_cannot_be_meant_is_refused() -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from llamaherd_gateway.dialects.dialect import Facts
 from llamaherd_gateway.dialects.ollama.durations import read_keep_alive, render_time
 from llamaherd_gateway.dialects.ollama.names import read_name, split_name
-from llamaherd_gateway.dialects.ollama.options import read_options, render_sampling
+from llamaherd_gateway.dialects.ollama.options import load_options, read_options, render_sampling
 from llamaherd_gateway.problems import BadRequest
+from llamaherd_shared.model_options import LoadOptions
 
 FACTS = Facts(model="m", context_tokens=2048)
 
@@ -176,3 +177,25 @@ def test_names_are_shown_short_with_their_tag(name: str, display: str, full: str
 def test_malformed_names_are_refused(name: str) -> None:
     with pytest.raises(BadRequest, match="invalid model name"):
         read_name(name)
+
+
+def test_what_is_decided_when_a_model_is_loaded_is_told_apart() -> None:
+    given = {"num_ctx": 8192, "num_batch": 256.9, "num_gpu": 0, "main_gpu": 1, "num_thread": 4, "temperature": 1}
+    assert load_options(given | {"use_mmap": False, "draft_num_predict": 0}) == LoadOptions(
+        context_tokens=8192,
+        batch_tokens=256,
+        gpu_layers=0,
+        main_gpu=1,
+        threads=4,
+        load_mode="none",
+        draft_max_tokens=0,
+    )
+    assert load_options({"use_mmap": True}) == LoadOptions(load_mode="mmap")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, {}, {"temperature": 1}, {"num_ctx": 0}, {"num_ctx": -1, "num_gpu": -1, "num_thread": 0}, {"num_ctx": None}],
+)
+def test_what_leaves_it_to_ollama_asks_for_nothing(given: dict[str, Any] | None) -> None:
+    assert load_options(given) is None

@@ -9,6 +9,7 @@ import msgspec
 from llamaherd_gateway.dialects.dialect import Card, Description, Herd, Loaded
 from llamaherd_gateway.problems import BadRequest, UnknownModel
 from llamaherd_gateway.projection import Alias, Instance, Model, Pull
+from llamaherd_gateway.routing.demands import demand
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.names import LATEST, Names, file_name, is_pattern
 from llamaherd_gateway.routing.policy import Policy
@@ -28,6 +29,7 @@ from llamaherd_shared.commands import (
 )
 from llamaherd_shared.errors import Conflict, Rejected, Unavailable
 from llamaherd_shared.events.alias import AliasEvent, AliasRemoved, AliasSet
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.service import new_id
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -317,9 +319,11 @@ class Actions:
 
     # Memory.
 
-    async def load(self, model: str) -> Loaded:
-        """Load it and keep it, whatever was said before."""
-        instance: Instance = await self._loader.ready(model)
+    async def load(self, model: str, options: LoadOptions | None = None) -> Loaded:
+        """Load it and keep it, whatever was said before; anew, if it is loaded with other options."""
+        training = self.view.table.training.get(model, 0)
+        wanted = demand(options, None, self._policy.of(model), training_tokens=training)
+        instance: Instance = await self._loader.ready(model, wanted, exactly=True)
         self._residency.say(model, -1, time.monotonic())
         return Loaded(
             name=instance.name,
@@ -327,6 +331,7 @@ class Actions:
             state=instance.state,
             context_tokens=instance.context_tokens,
             slots=instance.slots,
+            options=instance.options,
         )
 
     async def unload(self, model: str, *, nodes: Collection[str] | None = None) -> None:

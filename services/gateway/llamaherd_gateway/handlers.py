@@ -296,7 +296,7 @@ class LmStudioHandlers:
         await self._actions.settled()
         model = self._actions.card(wanted.model).model
         since = time.monotonic_ns()
-        loaded = await self._actions.load(model)
+        loaded = await self._actions.load(model, wanted.options)
         took_ns = time.monotonic_ns() - since
         card = self._actions.card(wanted.model)
         return Reply(body=lmstudio_residency.render_loaded(card, loaded, wanted, load_ns=took_ns))

@@ -79,6 +79,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 0
     context_tokens: int = 0
     """Of one slot; 0 until it is ready."""
+    options: dict[str, Any] = {}
+    """What its llama-server was told, by the names of `models` in llamaherd.yaml."""
     stage: str = ""
     """Of the load under way."""
     ratio: float = 0.0
@@ -273,6 +275,7 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "generation": event.generation,
                 "slots": 0,
                 "context_tokens": 0,
+                "options": event.options,
                 "stage": "spawn",
                 "ratio": 0.0,
                 "was_ready": False,

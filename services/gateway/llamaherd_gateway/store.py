@@ -35,7 +35,7 @@ from llamaherd_shared.events.pull import PullBase
 from llamaherd_shared.projection import Applied, Source
 from llamaherd_shared.streams import EVENTS
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the schema and of the structs in its `content`: another version is another file."""
 
 SCHEMA: Final = """

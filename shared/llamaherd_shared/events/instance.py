@@ -1,5 +1,7 @@
 """Facts about one llama-server process. Written by: supervisor. Read by: gateway, metrics, ui."""
 
+from typing import Any
+
 import msgspec
 
 
@@ -29,6 +31,8 @@ class InstanceStarted(InstanceBase, frozen=True, kw_only=True, tag="instance.sta
     """Crashes in a row before this spawn."""
     path: str = ""
     """The model file that is being loaded."""
+    options: dict[str, Any] = {}
+    """What llama-server was told, by the names of `models` in llamaherd.yaml; the rest it decides itself."""
 
 
 class InstanceProgressed(InstanceBase, frozen=True, kw_only=True, tag="instance.progressed.v1"):
@@ -55,7 +59,8 @@ class InstanceDraining(InstanceBase, frozen=True, kw_only=True, tag="instance.dr
     """No new work; what is in flight finishes."""
 
     cause: str
-    """Who wanted it: `unload`, `shutdown`, `evicted`, `cancelled` (nobody waits for the load any more)."""
+    """Who wanted it: `unload`, `shutdown`, `evicted`, `cancelled` (nobody waits for the load any more), `reload` (it
+    starts again with other options)."""
 
 
 class InstanceStopping(InstanceBase, frozen=True, kw_only=True, tag="instance.stopping.v1"):
@@ -72,7 +77,7 @@ class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exit
     signal: str | None = None
     """Name of the signal that ended it, e.g. `SIGKILL`."""
     cause: str
-    """`unload`, `shutdown`, `cancelled`, `crash`, `unhealthy`, `supervisor_lost`."""
+    """`unload`, `shutdown`, `cancelled`, `reload`, `crash`, `unhealthy`, `supervisor_lost`."""
     last_lines: list[str] = []
     """The end of its log, oldest first; empty when we asked for the exit."""
     restart_at_ns: int | None = None

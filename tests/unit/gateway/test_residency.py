@@ -1,7 +1,10 @@
 """How long a model stays loaded."""
 
+from typing import Any
+
 from harness.residency import exchange, two_gateways
 from llamaherd_gateway.routing.residency import BEAT_S, FORGET_S, SETTLE_S, Residency
+from llamaherd_shared.model_spec import ModelSpec
 
 
 def used(residency: Residency, model: str, keep_alive_s: float | None, *, at_s: float = 0.0) -> Residency:
@@ -50,7 +53,7 @@ def test_a_model_nobody_spoke_about_stays() -> None:
 def test_what_was_said_ends_with_the_loading() -> None:
     residency = used(used(Residency(), "m", 5.0), "n", 5.0)
 
-    residency.loaded({"n"})
+    residency.loaded({"n"}, ready=set())
 
     assert residency.take_due(100) == ["n"]
 
@@ -67,6 +70,64 @@ def test_it_is_ones_own_alone_until_somebody_else_may_use_it() -> None:
 
     assert not residency.is_ours_alone("m", 1)
     assert residency.is_ours_alone("m", 2 + FORGET_S)
+
+
+def configured(**said: Any) -> Residency:
+    """`m` is ready, and its entry says this."""
+    residency = Residency(lambda _: ModelSpec(**said))
+    residency.loaded({"m"}, ready={"m"})
+    return residency
+
+
+def test_a_model_is_unloaded_when_its_time_is_over_although_nobody_said_anything() -> None:
+    residency = configured(ttl_s=5.0)
+    assert residency.take_due(100) == []
+    assert residency.until_s("m", 101) == 105
+
+    used(residency, "m", None, at_s=103)
+
+    assert residency.take_due(107) == []
+    assert residency.take_due(108) == ["m"]
+    assert residency.take_due(200) == [], "told once"
+
+
+def test_the_time_does_not_run_while_it_is_loading_or_at_work() -> None:
+    residency = Residency(lambda _: ModelSpec(ttl_s=5.0))
+    residency.loaded({"m"}, ready=set())
+    assert residency.take_due(0) == residency.take_due(100) == []
+
+    residency.loaded({"m"}, ready={"m"})
+    residency.begin("m")
+    assert residency.take_due(200) == residency.take_due(300) == []
+    residency.end("m", None, 300)
+
+    assert residency.take_due(304) == []
+    assert residency.take_due(305) == ["m"]
+
+
+def test_what_a_client_says_counts_more_than_what_is_configured() -> None:
+    residency = used(configured(ttl_s=5.0), "m", 60, at_s=0)
+    assert residency.take_due(59) == []
+    assert residency.take_due(60) == ["m"]
+
+
+def test_what_is_pinned_stays_whatever_is_said() -> None:
+    residency = used(configured(ttl_s=5.0, pin=True), "m", 0, at_s=0)
+
+    assert residency.take_due(10**6) == []
+    assert residency.until_s("m", 5) is None
+    assert not residency.is_ours_alone("m", 0), "nor does a client unload it"
+
+
+def test_the_time_begins_anew_when_it_is_loaded_anew() -> None:
+    residency = configured(ttl_s=5.0)
+    assert residency.take_due(0) == []
+
+    residency.loaded(set(), ready=set())
+    residency.loaded({"m"}, ready={"m"})
+
+    assert residency.take_due(100) == []
+    assert residency.take_due(105) == ["m"]
 
 
 # Several gateways.
@@ -153,3 +214,18 @@ def test_a_message_without_news_says_that_the_others_live() -> None:
     here.hear("1", None, 6)
 
     assert here.take_due(2 + FORGET_S) == []
+
+
+def test_a_request_to_another_gateway_keeps_what_only_its_entry_speaks_of() -> None:
+    here, there = configured(ttl_s=1.0), configured(ttl_s=1.0)
+    exchange(0, here, there)
+    assert here.take_due(0) == there.take_due(0) == []
+    there.begin("m")
+    exchange(0.5, here, there)
+    assert here.take_due(3) == []
+
+    there.end("m", None, 4)
+    exchange(4, here, there)
+
+    assert here.take_due(4.9) == []
+    assert here.take_due(5 + SETTLE_S) == there.take_due(5 + SETTLE_S) == ["m"]

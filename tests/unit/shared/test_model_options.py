@@ -11,6 +11,7 @@ from llamaherd_shared.model_options import (
     find_conflict,
     overlay,
     render_words,
+    satisfies,
 )
 
 
@@ -79,6 +80,32 @@ def test_what_is_said_above_counts_and_the_rest_stays() -> None:
         context_tokens=5, slots=2, kv_offload=False, mmproj="none"
     )
     assert overlay(below, LoadOptions()) == below
+
+
+@pytest.mark.parametrize(
+    ("asked", "enough"),
+    [
+        (LoadOptions(), True),
+        (LoadOptions(context_tokens=4096), True),
+        (LoadOptions(context_tokens=8192), True),
+        (LoadOptions(context_tokens=8193), False),
+        (LoadOptions(slots=2), True),
+        (LoadOptions(slots=5), False),
+        (LoadOptions(flash_attention=True, slots=4), True),
+        (LoadOptions(flash_attention=False), False),
+        (LoadOptions(threads=2), False),
+    ],
+)
+def test_what_runs_is_enough_or_not(asked: LoadOptions, enough: bool) -> None:
+    running = {"context_tokens": 8192, "flash_attention": True}
+
+    assert satisfies(asked, running, context_tokens=4096, slots=4) is enough
+
+
+def test_what_was_told_is_enough_when_llama_server_gave_less() -> None:
+    """It cuts a context to what the model was trained with: asking again would lead nowhere."""
+    assert satisfies(LoadOptions(context_tokens=9), {"context_tokens": 9}, context_tokens=5, slots=1)
+    assert not satisfies(LoadOptions(context_tokens=9), {}, context_tokens=0, slots=0)
 
 
 def test_options_travel_as_json_with_what_was_said_only() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from llamaherd_shared.model_spec import ModelSpec, Rules
+from llamaherd_shared.model_options import LoadOptions
+from llamaherd_shared.model_spec import ModelSpec, Rules, at_least, within
 from llamaherd_shared.settings import SettingsError, load_models
 
 FILE = """
@@ -162,3 +163,21 @@ def test_any_server_may_have_slots_and_a_context(tmp_path: Path) -> None:
     found = spec(tmp_path, "m", "models: {m: {command: [a], slots: 2, context_tokens: 512}}")
 
     assert {name: getattr(found, name) for name in entry} == entry
+
+
+def test_no_more_context_than_the_model_was_trained_with_is_asked_for() -> None:
+    asked = LoadOptions(context_tokens=10**9, threads=2)
+
+    assert within(asked, ModelSpec(), training_tokens=40960) == LoadOptions(context_tokens=40960, threads=2)
+    assert within(asked, ModelSpec(rope_scale=4.0), training_tokens=40960) == asked
+    assert within(asked, ModelSpec(), training_tokens=0) == asked
+    assert within(LoadOptions(threads=1), ModelSpec(), training_tokens=5) == LoadOptions(threads=1)
+
+
+def test_a_request_gets_at_least_what_is_configured() -> None:
+    spec = ModelSpec(context_tokens=8192)
+
+    assert at_least(LoadOptions(context_tokens=2048), spec) == LoadOptions(context_tokens=8192)
+    assert at_least(LoadOptions(context_tokens=16384), spec) == LoadOptions(context_tokens=16384)
+    assert at_least(LoadOptions(), spec) == LoadOptions()
+    assert at_least(LoadOptions(context_tokens=1), ModelSpec()) == LoadOptions(context_tokens=1)

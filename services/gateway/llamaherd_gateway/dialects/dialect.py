@@ -18,6 +18,7 @@ import msgspec
 
 from llamaherd_gateway.problems import BadRequest, Problem
 from llamaherd_shared.events.turn import TurnKept
+from llamaherd_shared.model_options import LoadOptions
 
 Header = tuple[bytes, bytes]
 """Name in lower case, value."""
@@ -102,6 +103,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its answer is to be kept, so that a later request can go on from it."""
     answer_id: str = ""
     """The answer under way that this request is about: it goes to the instance that gives it."""
+    load: LoadOptions | None = None
+    """What the model must have been loaded with; `None`: nothing was said."""
     body: bytes = b""
     """What goes to llama-server when nothing has to be translated."""
     text: bytes = b""
@@ -243,6 +246,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int = 0
     """Of one slot; 0 until it is ready."""
     slots: int = 0
+    options: dict[str, Any] = {}
+    """What it was loaded with, by the names of `models` in llamaherd.yaml."""
     expires_ns: int | None = None
     """When it will be unloaded if nothing is asked of it; `None`: never."""
 

@@ -237,7 +237,7 @@ class Exchange:
             self._body = body
             self.model = asked.model
             model = relay.names.resolve(asked.model)
-            if model is None or asked.action != "call" or asked.previous or self.has_limits:
+            if model is None or asked.action != "call" or asked.previous or asked.answer_id or self.has_limits:
                 self._pursue(None)
                 return
             self.use_model(model)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -74,7 +75,10 @@ class Pursuit:
             await self._settle_name()
             match exchange.asked.action:
                 case "call":
-                    await self._reach()
+                    if givers := self._relay.possible_givers(exchange):
+                        await self._ask_each(givers)
+                    else:
+                        await self._reach()
                 case "load":
                     await self._find_instance(None)
                     self._settle()
@@ -122,6 +126,23 @@ class Pursuit:
         exchange = self._exchange
         assert exchange.route.settle is not None, f"{exchange.route.path} settles nothing"
         exchange.answer_whole(exchange.route.settle(exchange.asked, exchange.turn()))
+
+    async def _ask_each(self, givers: Sequence[Instance]) -> None:
+        """Say a word about an answer to whoever may give it: only the one that does heeds it."""
+        exchange = self._exchange
+        answer: Any = None
+        for instance in givers:
+            call = exchange.make_call(instance)
+            asking = ask(exchange, self._relay.pool_of(instance))
+            try:
+                answer = await asking(call.path, msgspec.json.decode(call.body))
+            except HerdError:
+                if answer is None and instance is givers[-1]:
+                    raise
+                continue
+            if isinstance(answer, dict) and answer.get("success"):
+                break
+        exchange.answer_whole(msgspec.json.encode(answer))
 
     async def _reach(self) -> None:
         exchange, relay = self._exchange, self._relay
@@ -173,7 +194,7 @@ class Pursuit:
             raise _not_loaded(exchange.model)
         exchange.has_loaded = True
         since = time.monotonic()
-        load = asyncio.ensure_future(loader.ready(exchange.model) if lost is None else self._replace(lost))
+        load = asyncio.ensure_future(self._ready() if lost is None else self._replace(lost))
         try:
             while not load.done():
                 await asyncio.wait({load}, timeout=TELL_S if self._tells else None)
@@ -190,7 +211,11 @@ class Pursuit:
         if await loader.until_gone(lost) and exchange.pushed_out < PUSHED_OUT:
             exchange.pushed_out += 1
             exchange.broken = 0
-        return await loader.ready(exchange.model)
+        return await self._ready()
+
+    async def _ready(self) -> Instance:
+        exchange, relay = self._exchange, self._relay
+        return await relay.loader.ready(exchange.model, relay.demand_of(exchange))
 
     async def _wait_for_turn(self) -> None:
         """Return when a slot is ours, or when the model has to be loaded anew."""

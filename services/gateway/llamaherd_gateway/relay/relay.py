@@ -146,6 +146,13 @@ class Relay:
         self._affinity.note(blocks, instance.key)
         return instance
 
+    def possible_givers(self, exchange: Exchange) -> Sequence[Instance]:
+        """One of these gives the answer that a request is about, through another gateway; empty: it is known which."""
+        ready = self._view.table.ready.get(exchange.model, ())
+        if not exchange.asked.answer_id or len(ready) < 2 or self._giver_of(exchange.asked.answer_id) in ready:
+            return ()
+        return ready
+
     def _giver_of(self, answer_id: str) -> Instance | None:
         """The instance that gives this answer through this gateway; `None`: it is none of ours, or over."""
         found = (cast(Checked, protocol).giver_of(answer_id) for protocol in self.server_state.connections)

@@ -36,6 +36,7 @@ def _describe(instance: Instance, expires_ns: int | None) -> Loaded:
         state=instance.state,
         context_tokens=instance.context_tokens,
         slots=instance.slots,
+        options=instance.options,
         expires_ns=expires_ns,
     )
 

@@ -17,6 +17,7 @@ from llamaherd_gateway.routing.table import pick_instance, pick_node
 from llamaherd_gateway.store import View
 from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
 from llamaherd_shared.errors import HerdError, Unavailable
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.subjects import Subjects
 
 ASK_AGAIN_S: Final = 2.0
@@ -24,6 +25,7 @@ ASK_AGAIN_S: Final = 2.0
 ASK_PAUSE_S: Final = 0.25
 EXIT_NOTICE_S: Final = 3.0
 """How long the news that an instance has exited may take from its supervisor to here."""
+NOTHING: Final = LoadOptions()
 LINES_TOLD: Final = 12
 """Lines of an instance's log that an error quotes."""
 OUTSIDE_SIGNALS: Final = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
@@ -44,6 +46,16 @@ class Asks(Protocol):
     async def request(
         self, subject: str, command: msgspec.Struct, reply_type: type[A], *, timeout_s: float = 5.0
     ) -> A: ...
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is waited for."""
+
+    model: str
+    options: LoadOptions | None = None
+    """That it is to be loaded with; `None`: whatever it is loaded with will do."""
+    exactly: bool = False
+    """Whether these are somebody's orders, and not what a request needs (`LoadModel.for_request`)."""
 
 
 class LoadFailed(Unavailable):
@@ -74,25 +86,30 @@ class Loader:
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._view, self._bus, self._caught_up = view, bus, caught_up
         self._load_timeout_s, self._ask_timeout_s = load_timeout_s, ask_timeout_s
-        self._loads: dict[str, asyncio.Task[Instance]] = {}
-        self._waiting: Counter[str] = Counter()
+        self._loads: dict[Wish, asyncio.Task[Instance]] = {}
+        self._waiting: Counter[Wish] = Counter()
 
-    async def ready(self, model: str) -> Instance:
-        """A ready instance of `model`, loaded if need be. Raises `HerdError`; other waiters are not disturbed."""
-        load = self._loads.get(model)
+    async def ready(self, model: str, options: LoadOptions | None = None, *, exactly: bool = False) -> Instance:
+        """A ready instance of `model`, loaded if need be, and anew if it has not what is asked for (`Wish`).
+
+        Raises `HerdError`; other waiters are not disturbed.
+        """
+        wish = Wish(model, options, exactly)
+        load = self._loads.get(wish)
         if load is None:
-            load = self._loads[model] = asyncio.create_task(self._load(model))
-            load.add_done_callback(lambda done: self._forget(model, done))
-        self._waiting[model] += 1
+            load = self._loads[wish] = asyncio.create_task(self._load(wish))
+            load.add_done_callback(lambda done: self._forget(wish, done))
+        self._waiting[wish] += 1
         try:
             return await asyncio.shield(load)
         finally:
-            self._waiting[model] -= 1
-            if not self._waiting[model]:
-                del self._waiting[model]
+            self._waiting[wish] -= 1
+            if not self._waiting[wish]:
+                del self._waiting[wish]
                 if not load.done():
                     load.cancel()
-                    self._cancel(model)
+                    if all(other.model != model for other in self._waiting):
+                        self._cancel(model)
 
     async def until_gone(self, lost: Instance) -> bool:
         """Wait for the news that `lost`, which broke a connection, takes no more work; whether somebody wanted that.
@@ -144,21 +161,21 @@ class Loader:
         task = self._cancelling[model] = asyncio.create_task(cancel())
         task.add_done_callback(lambda done: self._cancelling.pop(model, None))
 
-    def _forget(self, model: str, load: "asyncio.Task[Instance]") -> None:
-        if self._loads.get(model) is load:
-            del self._loads[model]
+    def _forget(self, wish: Wish, load: "asyncio.Task[Instance]") -> None:
+        if self._loads.get(wish) is load:
+            del self._loads[wish]
         if not load.cancelled():
             load.exception()  # retrieved by the waiters, if any is left
 
-    async def _load(self, model: str) -> Instance:
+    async def _load(self, wish: Wish) -> Instance:
+        model = wish.model
         if not self._caught_up.is_set():
             await self.wait_until_caught_up(model)
         accepted: Accepted | None = None
         asked_at = progress_at = time.monotonic()
         seen = -1
         while True:
-            ready = self._view.table.ready.get(model)
-            if ready:
+            if ready := self._ready_for(wish, accepted):
                 self._asked.pop(model, None)
                 return pick_instance(ready, {})
             now = time.monotonic()
@@ -171,12 +188,23 @@ class Loader:
                     seen, progress_at = instance.sequence, now
             forgotten = _is_idle(instance) and now - asked_at >= ASK_AGAIN_S
             if accepted is None or forgotten or _was_unloaded(instance, accepted):
-                accepted = await self._ask(node, model)
+                accepted = await self._ask(node, wish)
                 asked_at = time.monotonic()
                 continue
             if now - progress_at > self._load_timeout_s:
                 raise LoadFailed(_stuck_message(model, node, instance, self._load_timeout_s), retry_after_s=10)
             await self._view.changed(ASK_AGAIN_S)
+
+    def _ready_for(self, wish: Wish, accepted: Accepted | None) -> tuple[Instance, ...]:
+        """Those that have what is asked for; else what the load has led to, for that is all there is to be had."""
+        ready = self._view.table.ready_for(wish.model, wish.options)
+        if ready or accepted is None:
+            return ready
+        return tuple(
+            instance
+            for instance in self._view.table.ready.get(wish.model, ())
+            if instance.node == accepted.node and instance.generation > accepted.replaces
+        )
 
     async def wait_until_caught_up(self, model: str) -> None:
         """What the gateway knows may be old: a model it does not know may be there all the same."""
@@ -186,8 +214,10 @@ class Loader:
             text = f"the gateway is starting and does not know yet where {model!r} is"
             raise Unavailable(text, retry_after_s=2) from None
 
-    async def _ask(self, node: str, model: str) -> Accepted:
+    async def _ask(self, node: str, wish: Wish) -> Accepted:
         """Ask the node's supervisor to load; one that is being restarted has `ask_timeout_s` to come back."""
+        model = wish.model
+        command = LoadModel(model=model, by=self._by, options=wish.options or NOTHING, for_request=not wish.exactly)
         if (cancelling := self._cancelling.get(model)) is not None:
             await asyncio.wait({cancelling})  # or the supervisor might hear of it after the new load
         self._asked[model] = node
@@ -196,9 +226,7 @@ class Loader:
         while True:
             left = deadline - time.monotonic()
             try:
-                return await self._bus.request(
-                    subject, LoadModel(model=model, by=self._by), Accepted, timeout_s=min(5.0, max(left, 0.1))
-                )
+                return await self._bus.request(subject, command, Accepted, timeout_s=min(5.0, max(left, 0.1)))
             except Unavailable as error:
                 if time.monotonic() + ASK_PAUSE_S >= deadline:
                     text = f"the model {model!r} cannot be loaded: {error.message}"

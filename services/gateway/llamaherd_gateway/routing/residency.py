@@ -1,19 +1,22 @@
-"""How long a model stays loaded after its last request, where clients say so (`keep_alive`). Pure: time is given.
+"""How long a model stays loaded after its last request, where clients (`keep_alive`) or its entry (`ttl_s`) say so.
 
 The time runs from the end of the last request; every request that says something about it replaces what was said.
-A model that nobody has said anything about stays: unloading idle models by configuration is the supervisor's.
+While no client has said anything its entry counts, and without one it stays. What is pinned stays in any case. Pure:
+time is given.
 
 Gateways share this: each tells the others which of the models somebody spoke about it uses, and since when it does
 not (`ModelUse`). The one that was told last how long a model stays is the one that unloads it, once no other gateway
-uses it either. What began elsewhere before the time was over has been told here `SETTLE_S` after it.
+uses it either; what only its entry speaks about, any of them unloads. What began elsewhere before the time was over
+has been told here `SETTLE_S` after it.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 import msgspec
 
 from llamaherd_shared.events.usage import ModelUse
+from llamaherd_shared.model_spec import ModelSpec
 
 BEAT_S: Final = 2.0
 """So often everything is told again."""
@@ -49,7 +52,10 @@ class _There(msgspec.Struct, frozen=True):
 class Residency:
     """What this gateway knows. Seconds are of one clock that never goes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec_of: Callable[[str], ModelSpec] = lambda _: ModelSpec()) -> None:
+        self._spec_of = spec_of
+        self._ready_since: dict[str, float | None] = {}
+        """Models that take requests; `None`: since a moment ago."""
         self._here: dict[str, _Here] = {}
         self._said: dict[str, _Said] = {}
         """What was last said to this gateway, unless another one was told something since."""
@@ -83,41 +89,46 @@ class Residency:
         """It is not loaded any more: what was said is over."""
         self._said.pop(model, None)
 
-    def loaded(self, models: Set[str]) -> None:
-        """Only these are loaded, or on the way to it."""
+    def loaded(self, models: Set[str], *, ready: Set[str]) -> None:
+        """Only these are loaded, or on the way to it; `ready` of them take requests."""
+        self._ready_since = {model: self._ready_since.get(model) for model in ready}
         for model in self._said.keys() - models:
             if not self._in_flight_here(model):
                 self.forget(model)
 
     def is_ours_alone(self, model: str, now_s: float) -> bool:
         """Whether nobody uses it but one request here, as far as can be known at once."""
-        return self._in_flight_here(model) <= 1 and not self._living(now_s)
+        return self._in_flight_here(model) <= 1 and not self._living(now_s) and not self._spec_of(model).pin
 
     def take_due(self, now_s: float) -> list[str]:
         """Models to unload now; each is told once."""
         settle_s = SETTLE_S if self._living(now_s) else 0.0
+        self._ready_since = {model: now_s if since is None else since for model, since in self._ready_since.items()}
         due = []
-        for model, said in self._said.items():
-            until_s = self.until_s(model, now_s)
+        for model in self._said.keys() | self._limited():
+            until_s, said = self.until_s(model, now_s), self._said.get(model)
             if until_s is None or said != self._last_said(model, now_s) or self._in_flight(model, now_s):
                 continue
             if until_s + settle_s <= now_s:
                 due.append(model)
         for model in due:
             self.forget(model)
+            self._ready_since.pop(model, None)
         return due
 
     def until_s(self, model: str, now_s: float) -> float | None:
         """When it will be unloaded if nothing happens; `None`: never."""
-        said = self._last_said(model, now_s)
-        if said is None or said.keep_s < 0:
+        spec, said = self._spec_of(model), self._last_said(model, now_s)
+        keep_s = spec.ttl_s if said is None else said.keep_s
+        if keep_s is None or keep_s < 0 or spec.pin:
             return None
         if self._in_flight(model, now_s):
-            return now_s + said.keep_s
+            return now_s + keep_s
         ended_s = max([there.ended_s for there in self._there(model, now_s)], default=_NEVER)
         if (here := self._here.get(model)) is not None:
             ended_s = max(ended_s, here.ended_s)
-        return max(ended_s, said.said_s) + said.keep_s
+        since_s = self._ready_since.get(model) if said is None else said.said_s
+        return max(ended_s, now_s if since_s is None else since_s) + keep_s
 
     # Other gateways.
 
@@ -159,9 +170,13 @@ class Residency:
         return None if use.in_flight else self._here.get(use.model, _Here()).ended_s
 
     def _spoken_of(self, now_s: float) -> set[str]:
-        """Models that somebody has said something about, anywhere."""
+        """Models that somebody has said something about, anywhere, or their entry has."""
         theirs = (there for _, told in self._living(now_s).values() for there in told.items())
-        return set(self._said) | {model for model, there in theirs if there.said is not None}
+        return set(self._said) | self._limited() | {model for model, there in theirs if there.said is not None}
+
+    def _limited(self) -> set[str]:
+        """Models in memory whose entry says how long they stay."""
+        return {model for model in self._ready_since if self._spec_of(model).ttl_s is not None}
 
     def _last_said(self, model: str, now_s: float) -> _Said | None:
         said = [there.said for there in self._there(model, now_s) if there.said is not None]

@@ -9,6 +9,7 @@ import msgspec
 from llamaherd_gateway.problems import UnknownModel
 from llamaherd_gateway.projection import Fleet, Instance, InstanceKey
 from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.model_options import LoadOptions, satisfies
 
 NAMES_TOLD: Final = 20
 """How many known models an error names."""
@@ -29,6 +30,18 @@ class Table(msgspec.Struct, frozen=True):
     known: tuple[str, ...]
     """Every model that can be asked for, sorted."""
 
+    training: dict[str, int]
+    """By model: the longest context it was trained with on any node, as far as its files tell."""
+
+    def ready_for(self, model: str, options: LoadOptions | None) -> tuple[Instance, ...]:
+        """Those that take work and have what is asked for. `None`: any will do."""
+        ready = self.ready.get(model, ())
+        return ready if options is None else tuple(instance for instance in ready if _has(instance, options))
+
+
+def _has(instance: Instance, options: LoadOptions) -> bool:
+    return satisfies(options, instance.options, context_tokens=instance.context_tokens, slots=instance.slots)
+
 
 def build_table(fleet: Fleet) -> Table:
     """A ready instance stays in even when its node's supervisor is gone: it outlives it."""
@@ -38,7 +51,10 @@ def build_table(fleet: Fleet) -> Table:
         if instance.state == "ready":
             ready[instance.model] = (*ready.get(instance.model, ()), instance)
     on_disk = {model.model for model in fleet.models.values() if model.rejected is None and _joined(fleet, model.node)}
-    return Table(ready, tuple(sorted(on_disk | set(ready))))
+    training: dict[str, int] = {}
+    for model in fleet.models.values():
+        training[model.model] = max(training.get(model.model, 0), model.context_tokens)
+    return Table(ready, tuple(sorted(on_disk | set(ready))), training)
 
 
 def pick_instance(

@@ -13,6 +13,16 @@ from llamaherd_gateway.routing.table import unknown_model_message
 SERVING: Final = frozenset({"ready", "draining"})
 """States of an instance that is in memory."""
 
+OPTIONS: Final = {
+    "context_length": "context_tokens",
+    "eval_batch_size": "batch_tokens",
+    "flash_attention": "flash_attention",
+    "num_experts": "experts",
+    "offload_kv_cache_to_gpu": "kv_offload",
+    "parallel": "slots",
+}
+"""LM Studio's name of what a model is loaded with -> ours."""
+
 _BITS: Final = re.compile(r"(?:Q|F|MXFP|NVFP)(\d+)")
 """In `Q4_K_M`, `IQ2_XS`, `BF16`, `MXFP4`."""
 
@@ -127,10 +137,20 @@ def _quantization(name: str) -> dict[str, Any] | None:
 
 
 def _describe_instance(card: Card, loaded: Loaded) -> dict[str, Any]:
-    config = {"context_length": loaded.context_tokens}
-    if not is_embedding(card):
-        config["parallel"] = loaded.slots
-    return {"id": instance_id(card, loaded), "config": config}
+    return {"id": instance_id(card, loaded), "config": describe_config(card, loaded)}
+
+
+def describe_config(card: Card, loaded: Loaded) -> dict[str, Any]:
+    """What it was loaded with, as far as that is not left to llama-server; context and slots as they turned out."""
+    config = {name: loaded.options[ours] for name, ours in OPTIONS.items() if ours in loaded.options}
+    config["context_length"] = loaded.context_tokens
+    config["parallel"] = loaded.slots
+    # The word for "where it works" is none of LM Studio's.
+    if config.get("flash_attention") == "auto":
+        del config["flash_attention"]
+    if is_embedding(card):
+        del config["parallel"]
+    return config
 
 
 def _capabilities(card: Card) -> dict[str, Any]:

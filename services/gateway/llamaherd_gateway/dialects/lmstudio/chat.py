@@ -13,6 +13,7 @@ from llamaherd_gateway.dialects.openai.kept_responses import SETTING, items_of, 
 from llamaherd_gateway.dialects.openai.response_input import messages_of
 from llamaherd_gateway.problems import BadRequest
 from llamaherd_shared.events.turn import TurnKept
+from llamaherd_shared.model_options import LoadOptions
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 Effort = Literal["off", "low", "medium", "high", "on"]
@@ -48,7 +49,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: AtLeastOne | None = None
     reasoning: Effort | None = None
     context_length: AtLeastOne | None = None
-    """Told at loading time, by the herd's settings: a request has no say."""
+    """That the model is loaded with, at least."""
     store: bool | None = None
     previous_response_id: str | None = None
 
@@ -78,6 +79,7 @@ def read_chat(body: bytes, headers: Sequence[Header] = ()) -> Asked:
     asked = Asked(
         model=model,
         stream=request.stream is True,
+        load=None if request.context_length is None else LoadOptions(context_tokens=request.context_length),
         keep=request.store is not False,
         previous=request.previous_response_id or "",
         content=Question(request=request, said=said, messages=[]),

@@ -1,15 +1,15 @@
 """Bodies of `/api/v1/models/load` and `/api/v1/models/unload` (api-dialects, 6.5)."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 
 from llamaherd_gateway.bodies import decode_body, model_of
 from llamaherd_gateway.dialects.dialect import Card, Herd, Loaded
-from llamaherd_gateway.dialects.lmstudio.catalog import in_memory, instance_id, type_v1
+from llamaherd_gateway.dialects.lmstudio.catalog import OPTIONS, describe_config, in_memory, instance_id, type_v1
 from llamaherd_gateway.dialects.lmstudio.fields import refuse_unknown_fields
 from llamaherd_gateway.problems import BadRequest
+from llamaherd_shared.model_options import LoadOptions
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -23,15 +23,14 @@ class LoadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     flash_attention: bool | None = None
     num_experts: AtLeastOne | None = None
     offload_kv_cache_to_gpu: bool | None = None
+    parallel: AtLeastOne | None = None
     echo_load_config: bool | None = None
 
     @property
-    def options(self) -> dict[str, int | bool]:
-        """What was asked for, by LM Studio's names."""
-        return {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
-
-
-_OPTIONS: Final = ("context_length", "eval_batch_size", "flash_attention", "num_experts", "offload_kv_cache_to_gpu")
+    def options(self) -> LoadOptions | None:
+        """What was asked for, by our names; `None`: nothing."""
+        said = {ours: value for name, ours in OPTIONS.items() if (value := getattr(self, name)) is not None}
+        return LoadOptions(**said) if said else None
 
 
 class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,10 +49,8 @@ def read_load(body: bytes) -> LoadRequest:
     return request
 
 
-def render_loaded(
-    card: Card, loaded: Loaded, request: LoadRequest, *, load_ns: int, applied: Mapping[str, int | bool] | None = None
-) -> bytes:
-    """The answer once `loaded` is ready; `applied` are the options it was loaded with, by LM Studio's names."""
+def render_loaded(card: Card, loaded: Loaded, request: LoadRequest, *, load_ns: int) -> bytes:
+    """The answer once `loaded` is ready."""
     content: dict[str, Any] = {
         "type": type_v1(card),
         "instance_id": instance_id(card, loaded),
@@ -61,7 +58,7 @@ def render_loaded(
         "status": "loaded",
     }
     if request.echo_load_config:
-        content["load_config"] = {**(applied or {}), "context_length": loaded.context_tokens}
+        content["load_config"] = describe_config(card, loaded)
     return msgspec.json.encode(content)
 
 

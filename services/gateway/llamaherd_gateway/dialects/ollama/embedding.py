@@ -11,7 +11,7 @@ from llamaherd_gateway.dialects.ollama.answer import JSON
 from llamaherd_gateway.dialects.ollama.durations import read_keep_alive
 from llamaherd_gateway.dialects.ollama.error import TOO_LONG, render_problem
 from llamaherd_gateway.dialects.ollama.names import read_name
-from llamaherd_gateway.dialects.ollama.options import read_options
+from llamaherd_gateway.dialects.ollama.options import load_options, read_options
 from llamaherd_gateway.dialects.ollama.request import no_model, read_body
 from llamaherd_gateway.problems import BadRequest, Problem
 
@@ -164,6 +164,7 @@ def _asked(read: _Body, texts: Texts) -> Asked:
         model=read_name(texts.model),
         action="call" if texts.texts else "unload" if keep_alive_s == 0 else "load",
         keep_alive_s=keep_alive_s,
+        load=load_options(read.options),
         content=texts,
     )
 

@@ -1,9 +1,10 @@
 """`options` of a request, and what they are to llama-server (reference: api-dialects, 5.5).
 
 Ollama's defaults differ from llama-server's, so all of them are sent. Options that only matter when a model is loaded
-are checked and otherwise left alone; what Ollama does not know is ignored.
+are told apart (`load_options`); what Ollama does not know is ignored.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from llamaherd_gateway.dialects.dialect import Facts
 from llamaherd_gateway.dialects.ollama.names import quoted
 from llamaherd_gateway.problems import BadRequest
+from llamaherd_shared.model_options import LoadOptions
 
 OPEN_ENDED_CONTEXTS: Final = 10
 """An answer without a limit ends after this many contexts."""
@@ -49,7 +51,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 _KNOWN: Final = frozenset(Options.__struct_fields__) - {"said"}
 _INTEGERS: Final = frozenset(("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "mirostat"))
 _NUMBERS: Final = _KNOWN - _INTEGERS - {"stop"}
-_LOAD_INTEGERS: Final = frozenset(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"))
+_LOAD_INTEGERS: Final = {
+    "num_ctx": ("context_tokens", 1),
+    "num_batch": ("batch_tokens", 1),
+    "num_gpu": ("gpu_layers", 0),
+    "main_gpu": ("main_gpu", 0),
+    "num_thread": ("threads", 1),
+    "draft_num_predict": ("draft_max_tokens", 0),
+}
+"""Ollama's name -> ours, and the least value that says anything: below it Ollama decides by itself."""
 
 
 def read_options(given: dict[str, Any] | None) -> Options:
@@ -69,6 +79,19 @@ def read_options(given: dict[str, Any] | None) -> Options:
         if name in _KNOWN:
             read[name] = value
     return Options(said=frozenset(read), **read)
+
+
+def load_options(given: Mapping[str, Any] | None) -> LoadOptions | None:
+    """What of it is decided when a model is loaded, once `read_options` has accepted it; `None`: nothing was said."""
+    found: dict[str, Any] = {}
+    for name, value in (given or {}).items():
+        if name in _LOAD_INTEGERS and isinstance(value, int | float):
+            option, least = _LOAD_INTEGERS[name]
+            if value >= least:
+                found[option] = min(int(value), _INT32_MAX)
+        elif name == "use_mmap" and isinstance(value, bool):
+            found["load_mode"] = "mmap" if value else "none"
+    return LoadOptions(**found) if found else None
 
 
 def render_sampling(options: Options, facts: Facts) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from llamaherd_gateway.dialects.ollama.media import check_base64
 from llamaherd_gateway.dialects.ollama.memory import Said, read_context
 from llamaherd_gateway.dialects.ollama.messages import Message, render_messages
 from llamaherd_gateway.dialects.ollama.names import quoted, read_name
-from llamaherd_gateway.dialects.ollama.options import Options, read_options
+from llamaherd_gateway.dialects.ollama.options import Options, load_options, read_options
 from llamaherd_gateway.problems import BadRequest
 
 TOP_LOGPROBS_MAX: Final = 20
@@ -165,6 +165,7 @@ def _asked(read: _Body, content: Conversation | Text, *, empty: bool) -> Asked:
         stream=content.wanted.stream,
         action="call" if not empty else "unload" if keep_alive_s == 0 else "load",
         keep_alive_s=keep_alive_s,
+        load=load_options(read.options),
         content=content,
     )
 
