@@ -54,8 +54,9 @@ class Client:
     def models(self) -> list[Model]:
         return _decode(self.get("/models"), list[Model])
 
-    def load(self, model: str, *, node: str | None = None) -> Accepted:
-        return self._command(model, "load", node)
+    def load(self, model: str, *, node: str | None = None, options: Mapping[str, Any] | None = None) -> Accepted:
+        """`options`: as `POST /api/v1/models/.../load` takes them."""
+        return self._command(model, "load", node, json=options or None)
 
     def unload(self, model: str, *, node: str | None = None) -> Accepted:
         return self._command(model, "unload", node)
@@ -105,9 +106,9 @@ class Client:
                 raise _error_of(response)
             yield from parse_events(response.iter_lines())
 
-    def _command(self, model: str, verb: str, node: str | None) -> Accepted:
+    def _command(self, model: str, verb: str, node: str | None, *, json: Any = None) -> Accepted:
         query = {"node": node} if node else {}
-        body = self._send("POST", f"/models/{quote(model, safe='')}/{verb}", params=query)
+        body = self._send("POST", f"/models/{quote(model, safe='')}/{verb}", params=query, json=json)
         return _decode(body, Accepted)
 
     def _send(

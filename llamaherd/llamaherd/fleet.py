@@ -1,5 +1,7 @@
 """What the ui's REST API answers, as far as the command line shows it. Unknown fields are ignored."""
 
+from typing import Any
+
 import msgspec
 
 from llamaherd_shared.commands import StoredLine
@@ -16,6 +18,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     host: str | None = None
     port: int | None = None
+    generation: int = 0
+    """Counts its spawns."""
     stage: str | None = None
     """Of loading; `None` when it is not loading."""
     ratio: float | None = None
@@ -23,6 +27,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float | None = None
     slots: int | None = None
     context_tokens: int | None = None
+    options: dict[str, Any] = {}
+    """What llama-server was told, by the names of `models` in llamaherd.yaml."""
     restarts: int = 0
     restart_at_ns: int | None = None
     reason: str | None = None

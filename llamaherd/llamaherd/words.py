@@ -76,6 +76,7 @@ def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) ->
         "ADDRESS",
         "SLOTS",
         "CONTEXT",
+        "OPTIONS",
         "RESTARTS",
         "",
     )
@@ -92,10 +93,23 @@ def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) ->
             f"{instance.host}:{instance.port}" if instance.port else "",
             str(instance.slots or ""),
             str(instance.context_tokens or ""),
+            render_options(instance.options),
             str(instance.restarts or ""),
             reason_of(model),
         )
     return table
+
+
+def render_options(options: Mapping[str, Any]) -> str:
+    """What llama-server was told beyond slots and context, which have columns of their own."""
+    told = {name: value for name, value in options.items() if name not in ("slots", "context_tokens")}
+    return ", ".join(f"{name} {_spell(value)}" for name, value in told.items())
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value).rpartition("/")[2] if isinstance(value, str) else str(value)
 
 
 def services_table(services: Sequence[Service], *, now_ns: int) -> Table:

@@ -33,6 +33,7 @@ from llamaherd_shared.events.model import ModelFound
 from llamaherd_shared.events.node import NodeJoined
 from llamaherd_shared.events.request import RequestFinished, RequestPack
 from llamaherd_shared.events.sample import Sample, encode_sample
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS, STREAMS
 from llamaherd_ui.handlers import STATIC
 
@@ -666,6 +667,30 @@ def test_streams_made_anew_reset_every_page(nats_server: NatsServer, ui: UiProce
     with_writer(nats_server, body)
 
 
+def test_options_of_a_load_go_to_the_supervisor(nats_server: NatsServer, ui: UiProcess) -> None:
+    async def body(writer: Writer) -> None:
+        asked: list[LoadModel] = []
+
+        async def answer(command: LoadModel) -> Accepted:
+            asked.append(command)
+            return Accepted(node="n1", model=command.model, state="ready", sequence=7, replaces=3)
+
+        await writer.facts(JOINED, FOUND)
+        served = await writer.bus.serve(writer.bus.subjects.command("supervisor", "load", node="n1"), LoadModel, answer)
+        ui.start()
+        async with httpx.AsyncClient(base_url=ui.address) as client:
+            path = "/api/v1/models/cria/load"
+            accepted = await client.post(path, json={"context_tokens": 4096, "gpu_layers": "all"})
+            wrong = [await client.post(path, json=body) for body in ({"context_tokens": 0}, {"mmproj": "/etc/x"}, [])]
+        await served.drain()
+
+        assert accepted.json()["replaces"] == 3
+        assert asked == [LoadModel(model="cria", options=LoadOptions(context_tokens=4096, gpu_layers="all"))]
+        assert [each.status_code for each in wrong] == [400, 400, 400]
+
+    with_writer(nats_server, body)
+
+
 def test_commands_go_to_the_supervisor_and_refusals_come_back(nats_server: NatsServer, ui: UiProcess) -> None:
     async def body(writer: Writer) -> None:
         asked: list[str] = []
@@ -689,7 +714,7 @@ def test_commands_go_to_the_supervisor_and_refusals_come_back(nats_server: NatsS
 
         assert (accepted.status_code, accepted.json()) == (
             202,
-            {"node": "n1", "model": "cria", "state": "loading", "sequence": 7},
+            {"node": "n1", "model": "cria", "state": "loading", "sequence": 7, "replaces": 0},
         )
         assert asked == ["cria", "cria"]
         assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "conflict")

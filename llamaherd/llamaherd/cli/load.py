@@ -10,6 +10,7 @@ from llamaherd.client import Client
 from llamaherd.console import Screen, print_json
 from llamaherd.failures import FAILED, OK
 from llamaherd.fleet import Model
+from llamaherd.load_options import read_options
 from llamaherd.words import reason_of
 from llamaherd_shared.commands import Accepted
 
@@ -17,6 +18,10 @@ POLL_S: Final = 0.1
 
 Wait = Annotated[
     bool, Parameter(negative="--no-wait", help="Return only when it is done; --no-wait: when it is accepted.")
+]
+Option = Annotated[
+    tuple[str, ...],
+    Parameter(name="--option", negative="", consume_multiple=False, help="Any other one: NAME=VALUE (docs/models.md)."),
 ]
 Timeout = Annotated[float, Parameter(help="Seconds to wait; loading goes on after that.")]
 
@@ -26,6 +31,12 @@ def load(
     /,
     *,
     node: Node = None,
+    context: Annotated[int | None, Parameter(help="Context of each slot, in tokens.")] = None,
+    slots: Annotated[int | None, Parameter(help="Requests worked on at once.")] = None,
+    gpu_layers: Annotated[str | None, Parameter(help="Layers kept in VRAM: a number, all, auto.")] = None,
+    threads: Annotated[int | None, Parameter(help="CPU threads.")] = None,
+    flash_attention: Annotated[str | None, Parameter(help="on, off, auto.")] = None,
+    option: Option = (),
     wait: Wait = True,
     timeout: Timeout = 600.0,
     url: Url = None,
@@ -34,9 +45,19 @@ def load(
     """Load a model and wait until it is ready.
 
     Not needed before use: a request for a model that is not loaded loads it. The names are those of `llamaherd models`.
+    A model that is loaded with other options than you ask for is loaded anew; as much context and as many slots, or
+    more, are good enough. Without options, `models` in llamaherd.yaml counts.
     """
+    given = {
+        "context_tokens": context,
+        "slots": slots,
+        "gpu_layers": gpu_layers,
+        "threads": threads,
+        "flash_attention": flash_attention,
+    }
+    options = read_options(given, option)
     with open_client(url) as client:
-        accepted = client.load(model, node=node)
+        accepted = client.load(model, node=node, options=options.said)
         return _follow(client, accepted, "ready", "loading", wait=wait, timeout_s=timeout, json=json)
 
 
@@ -77,9 +98,10 @@ def _follow(
             state = seen.state if seen else "stopped"
             # The page behind the answer may still show the state from before the command.
             moved = moved or state not in ("failed", "stopped")
-            if state == goal or (moved and state in ("failed", "rejected")):
-                break
             instance = seen.instance if seen else None
+            replaced = instance is not None and instance.generation <= accepted.replaces
+            if not replaced and (state == goal or (moved and state in ("failed", "rejected"))):
+                break
             bar.update(instance.ratio if instance else None, f"{state} {(instance.stage if instance else None) or ''}")
             time.sleep(POLL_S)
     if json and seen is not None:

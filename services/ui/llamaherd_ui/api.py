@@ -30,6 +30,7 @@ from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.events import event_type
 from llamaherd_shared.events.access import AccessEvent
 from llamaherd_shared.events.line import Level
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.projection import Projection
 from llamaherd_shared.service import new_id
 from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS
@@ -105,12 +106,15 @@ async def list_models(ui: Ui) -> list[Model]:
 
 
 @post("/api/v1/models/{model:str}/load", tags=["models"], summary="Load a model", status_code=202)
-async def load_model(ui: Ui, model: str, node: OnNode = None) -> Accepted:
-    """Answered at once; the live stream shows the loading. Loading twice is one load."""
+async def load_model(ui: Ui, model: str, node: OnNode = None, data: LoadOptions | None = None) -> Accepted:
+    """Answered at once; the live stream shows the loading. Loading twice is one load.
+
+    A body of options is for this load: what runs with other ones is drained and started again, unless it has as much
+    context and as many slots or more. Where it says nothing, `models` in llamaherd.yaml counts.
+    """
     node = pick_node(ui.fleet.entities, model, node=node)
-    return await ui.bus.request(
-        ui.bus.subjects.command("supervisor", "load", node=node), LoadModel(model=model), Accepted
-    )
+    command = LoadModel(model=model, options=data or LoadOptions())
+    return await ui.bus.request(ui.bus.subjects.command("supervisor", "load", node=node), command, Accepted)
 
 
 @post("/api/v1/models/{model:str}/unload", tags=["models"], summary="Unload a model", status_code=202)

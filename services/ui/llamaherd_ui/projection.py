@@ -5,7 +5,7 @@ So the store folds a batch by reading and writing only the rows it touches.
 """
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -86,6 +86,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True, tag="instance"):
     """`None` before the first time it was ready."""
     slots: int = 0
     context_tokens: int = 0
+    options: dict[str, Any] = {}
+    """What llama-server was told, by the names of `models` in llamaherd.yaml."""
     restarts: int = 0
     restart_at_ns: int | None = None
     """When the next spawn is due; only in `backoff`."""
@@ -114,7 +116,7 @@ Entity = Node | ModelFile | InstanceState | AccessKey
 Entities = Mapping[str, Entity]
 """The whole fleet: entities by key."""
 
-_ASKED_FOR: Final = frozenset({"unload", "shutdown", "evicted"})
+_ASKED_FOR: Final = frozenset({"unload", "shutdown", "evicted", "reload"})
 """Causes of an exit that need no explanation."""
 
 
@@ -230,6 +232,7 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
                 stage="spawn",
                 ratio=0.0,
                 load_s=before.load_s,
+                options=event.options,
                 restarts=event.restarts,
             )
         case InstanceProgressed() if before.state == "loading":

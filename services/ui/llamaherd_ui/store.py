@@ -25,7 +25,7 @@ from llamaherd_ui.views import KeyUse, Request, render_request
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FACTS_VERSION: Final = 2
+FACTS_VERSION: Final = 3
 """2: there are keys."""
 REQUESTS_VERSION: Final = 3
 """2: a row is a request, not a message: there are packs. 3: requests have keys."""

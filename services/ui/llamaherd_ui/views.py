@@ -32,6 +32,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float | None
     slots: int
     context_tokens: int
+    options: dict[str, Any]
+    """What llama-server was told, by the names of `models` in llamaherd.yaml; the rest it decides itself."""
     restarts: int
     restart_at_ns: int | None
     reason: str | None

@@ -25,7 +25,8 @@ MODELS = [
     Model(
         model="cria", node="box", size_bytes=3_500_000, parameters=3_200_000, context_tokens=2048, quantization="Q8_0",
         capabilities=["completion", "vision"],
-        instance=Instance(state="ready", since_ns=1_000_000_000, pid=17, host="127.0.0.1", port=40001, slots=4),
+        instance=Instance(state="ready", since_ns=1_000_000_000, pid=17, host="127.0.0.1", port=40001, slots=4,
+                          options={"slots": 4, "flash_attention": True, "mmproj": "/m/eyes.gguf"}),
     ),
     Model(model="slow", node="box", instance=Instance(state="loading", ratio=0.41, stage="weights")),
     Model(model="torn", node="box", rejected="the file ends inside the tensor table"),
@@ -54,6 +55,7 @@ def test_instances_show_only_what_runs() -> None:
 
     assert "127.0.0.1:40001" in text
     assert "1 min" in text
+    assert "flash_attention on, mmproj eyes.gguf" in text
     assert "torn" not in text
 
 
