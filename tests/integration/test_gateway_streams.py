@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -297,3 +298,33 @@ def test_a_word_about_an_answer_reaches_the_instance_that_gives_it(
             assert [(await herd.state(model, index=index))["active"] for index in (0, 1)] == [2, 2]
 
     run(scenario)
+
+
+def test_a_word_about_an_answer_may_be_said_to_another_gateway(
+    gateway: GatewayProcess, run: Any, model: str, nats_url: str, tmp_path: Path
+) -> None:
+    """Gateways behave as one: whoever does not pass the answer on asks every instance."""
+    other = GatewayProcess(tmp_path, nats_url).start()
+
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model(model, tokens=200, delay_token_s=0.05)
+        await herd.start(model, index=1)
+        streams: list[AsyncIterator[str]] = []
+        async with client_of(gateway) as client, client_of(other) as stranger, contextlib.AsyncExitStack() as stack:
+            for number in range(2):
+                messages = [{"role": "user", "content": str(number)}]
+                body = {**body_of("/v1/chat/completions", model), "messages": messages}
+                answer = await stack.enter_async_context(client.stream("POST", "/v1/chat/completions", json=body))
+                streams.append(answer.aiter_lines())  # one that nobody holds is closed
+                word = {"id": json.loads((await anext(streams[-1]))[6:])["id"], "action": "reasoning_end"}
+                told = await stranger.post("/v1/chat/completions/control", json={"model": model, **word})
+                assert told.json() == {"success": True}
+            assert [(await herd.state(model, index=index))["active"] for index in (0, 1)] == [1, 1]
+            unknown = {"model": model, "id": "chatcmpl-none", "action": "reasoning_end"}
+            told = await stranger.post("/v1/chat/completions/control", json=unknown)
+            assert (told.status_code, told.json()["success"]) == (200, False)
+
+    try:
+        run(scenario)
+    finally:
+        other.stop()
