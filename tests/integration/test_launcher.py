@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from harness.deadline import until, wait_until
+from harness.fake_llama_server import install_fake_llama_server
+from harness.random_gguf import write_random_gguf
 from llamaherd import __main__ as main
 from llamaherd.client import Client
 from llamaherd.herd import Herd
@@ -233,6 +235,73 @@ def test_a_killed_launcher_leaves_nothing_that_stays_or_is_in_the_way(tmp_path: 
     finally:
         for up in herds:
             up.end()
+
+
+def with_model(folder: Path) -> tuple[str, ...]:
+    """Options of a herd with a model and a fake llama-server."""
+    models_dir = folder / "models"
+    models_dir.mkdir()
+    write_random_gguf(models_dir / "m.gguf", layers=1, width=16)
+    return (*FREE_PORTS, "--llama-server", str(install_fake_llama_server(folder)), "--models-dir", str(models_dir))
+
+
+def loaded_instance(up: Up) -> int:
+    """Load the one model; the process id of its llama-server."""
+    assert run("load", "m", data_dir=up.data_dir).returncode == 0
+    return instance_pid(up) or 0
+
+
+def instance_pid(up: Up) -> int | None:
+    with Client(ui_url(up)) as client:
+        instance = client.fleet().models[0].instance
+    return instance.pid if instance is not None and instance.state == "ready" else None
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ending", ["ctrl-c", "down"])
+def test_llama_servers_outlive_a_killed_herd_and_are_stopped_with_the_next(tmp_path: Path, ending: str) -> None:
+    options = with_model(tmp_path)
+    herds = [Up(tmp_path / "data", *options)]
+    try:
+        llama_server = psutil.Process(loaded_instance(herds[0].wait_until_ready()))
+        for pid in (herds[0].process.pid, *herds[0].pids.values()):
+            os.kill(pid, signal.SIGKILL)
+        herds[0].process.wait(10)
+
+        herds.append(Up(tmp_path / "data", *options).wait_until_ready())
+        assert instance_pid(herds[1]) == llama_server.pid
+
+        if ending == "ctrl-c":
+            herds[1].process.send_signal(signal.SIGINT)
+        else:
+            os.kill(herds[1].process.pid, signal.SIGKILL)
+            herds[1].process.wait(10)
+            os.kill(herds[1].pids["supervisor"], signal.SIGKILL)
+            assert run("down", data_dir=tmp_path / "data").returncode == 0
+        herds[1].process.wait(30)
+        assert not _runs(llama_server)
+    finally:
+        for up in herds:
+            up.end()
+
+
+@pytest.mark.timeout(120)
+def test_llama_server_that_lost_its_supervisor_leaves_no_zombie(tmp_path: Path) -> None:
+    options = with_model(tmp_path)
+    up = Up(tmp_path / "data", *options)
+    try:
+        pid = loaded_instance(up.wait_until_ready())
+        supervisor = up.pids["supervisor"]
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until(lambda: up.pids.get("supervisor", supervisor) != supervisor, what="a new supervisor")
+        wait_until(lambda: "llama-server adopted" in (up.data_dir / "logs" / "supervisor.log").read_text())
+
+        os.kill(pid, signal.SIGKILL)
+
+        wait_until(lambda: not psutil.pid_exists(pid), what="it was collected")
+        wait_until(lambda: instance_pid(up) not in (None, pid), what="it was replaced")
+    finally:
+        up.end()
 
 
 def test_detached_it_runs_until_down(tmp_path: Path) -> None:

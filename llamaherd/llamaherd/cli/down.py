@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from llamaherd.cli.options import DataDir, data_dir_of
 from llamaherd.console import Screen
 from llamaherd.failures import FAILED, NOT_FOUND, OK
-from llamaherd.launcher.process import sweep
+from llamaherd.launcher.process import find_instances, sweep
 from llamaherd.launcher.store import find_process, forget_herd, read_herd
 
 TIMEOUT_S: Final = 60.0
@@ -29,6 +29,7 @@ def down(
     herd = read_herd(folder)
     launcher = find_process(herd.launcher) if herd else None
     children = [found for one in (herd.processes if herd else ()) if (found := find_process(one)) is not None]
+    children += find_instances(folder)
     if launcher is None and not children:
         screen.fail(f"no herd runs on the data folder {folder}; if yours has another one, name it with --data-dir")
         return NOT_FOUND

@@ -31,7 +31,7 @@ from llamaherd.launcher.probe import (
     wait_for_jetstream,
     wait_for_nats,
 )
-from llamaherd.launcher.process import Child, ChildSpec, Gone, adopt_orphans, reap_orphans, sweep
+from llamaherd.launcher.process import Child, ChildSpec, Gone, adopt_orphans, find_instances, reap_orphans, sweep
 from llamaherd.launcher.settings import Address, Options, Plan, make_plan
 from llamaherd.launcher.store import (
     ensure_secret,
@@ -167,6 +167,7 @@ class Launcher:
     async def run(self) -> int:
         """Returns when everything has been stopped again."""
         adopt_orphans()
+        self._reaper = asyncio.create_task(self._reap())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
@@ -371,14 +372,13 @@ class Launcher:
             for line in gone.last_lines:
                 self._screen.warn(f"  {line}")
             self._failed.set()
-        elif self._reaper is None or self._reaper.done():
-            # What it has left behind is our child now; collect it as it ends.
-            self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        for _ in range(30):
+        """Llama-servers whose supervisor is gone are our children, and the next supervisor's to watch."""
+        before: set[int] = set()
+        while True:
             await asyncio.sleep(1)
-            reap_orphans(self._pids())
+            before = reap_orphans(self._pids(), before)
 
     def _pids(self) -> set[int]:
         children = [child for child in (self._nats, *self._services.values()) if child is not None]
@@ -421,7 +421,8 @@ class Launcher:
                     await self._services[name].stop(hurry=self._hurry)
             if self._nats is not None:
                 await self._nats.stop(hurry=self._hurry)
-            leftovers = psutil.Process().children(recursive=True)
+            # A llama-server that was adopted may be the child of nobody.
+            leftovers = [*psutil.Process().children(recursive=True), *find_instances(self._data_dir)]
             if leftovers:
                 await asyncio.to_thread(sweep, leftovers, patience_s=0.0 if self._hurry.is_set() else 5.0)
             ticking.cancel()

@@ -21,6 +21,8 @@ from llamaherd.restarts import GiveUp, next_start
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _LINUX: Final = sys.platform == "linux"
+INSTANCE_VARIABLE: Final = "LLAMAHERD_INSTANCE"
+"""By it a supervisor, too, knows what it has started: `<data folder>|...` (its `command_line.py`)."""
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if _LINUX else None
 
 
@@ -155,12 +157,42 @@ def adopt_orphans() -> None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def reap_orphans(known: set[int]) -> None:
-    """Collect orphans that have ended; `known` are the children that asyncio waits for."""
+def reap_orphans(known: set[int], before: set[int]) -> set[int]:
+    """Collect orphans that have ended; returns those that were not collected yet: `before` of the next call.
+
+    `known` are the children that asyncio waits for. One it has just started may not be known yet: what has ended is
+    left to it for the time between two calls.
+    """
+    if not _has_ended_child():
+        return set()
+    ended = set()
     for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error, ChildProcessError):
+        with contextlib.suppress(psutil.Error):
             if child.pid not in known and child.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(child.pid, os.WNOHANG)
+                ended.add(child.pid)
+    for pid in ended & before:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return ended - before
+
+
+def _has_ended_child() -> bool:
+    """Costs nothing, where a look at all processes takes milliseconds."""
+    try:
+        return _LIBC is not None and os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
+def find_instances(data_dir: Path) -> list[psutil.Process]:
+    """The llama-servers that supervisors with this data folder have started, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            mark = process.environ().get(INSTANCE_VARIABLE, "")
+            if mark.startswith(f"{data_dir}|") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def sweep(processes: Sequence[psutil.Process], *, patience_s: float) -> list[int]:
@@ -169,6 +201,8 @@ def sweep(processes: Sequence[psutil.Process], *, patience_s: float) -> list[int
     for process in processes:
         with contextlib.suppress(psutil.Error):
             everyone += [process, *process.children(recursive=True)]
+    # Once each: a second SIGTERM makes llama-server end at once.
+    everyone = list(dict.fromkeys(everyone))
     for process in everyone:
         with contextlib.suppress(psutil.Error):
             process.terminate()
