@@ -1,0 +1,111 @@
+"""The memory of a node as the supervisor books it: what is promised, who waits, and what is decided. Pure.
+
+The one who books asks `decide` whenever something has changed, and does what it says. A promise is made before a
+process is spawned and ends when the process is gone and no other is to follow; so what was decided stays true.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from llamaherd_supervisor.budget import Bytes, Hold, held
+from llamaherd_supervisor.estimate import Estimate
+from llamaherd_supervisor.eviction import Decision, Grant, Key, Refuse, Resident, Rules, Wish, decide
+
+_UNKNOWN: Final = Estimate(parts=())
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is seen of an instance that has a process, or memory promised."""
+
+    ready: bool = False
+    leaving: bool = False
+    busy: bool = False
+    uses: Bytes = {}
+    """Measured; empty: not yet."""
+    pinned: bool = False
+    priority: int = 0
+    group: str = ""
+    ready_ns: int = 0
+    used_ns: int = 0
+
+
+class Ledger:
+    """One node's. Use from one task."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._wishes: dict[Key, Wish] = {}
+        self._promised: dict[Key, Estimate] = {}
+        self._freed_ns: int | None = None
+
+    @property
+    def waiting(self) -> Mapping[Key, Wish]:
+        return self._wishes
+
+    def wish(self, wish: Wish) -> None:
+        """Somebody wants to load it. Who asks again keeps his turn."""
+        if wish.key not in self._promised:
+            known = self._wishes.get(wish.key)
+            asked_ns = wish.asked_ns if known is None else min(known.asked_ns, wish.asked_ns)
+            self._wishes[wish.key] = msgspec.structs.replace(wish, asked_ns=asked_ns)
+
+    def is_promised(self, key: Key) -> bool:
+        return key in self._promised
+
+    def estimate(self, key: Key) -> Estimate:
+        """What was promised; nothing is known of a process that ran before we did."""
+        return self._promised.get(key, _UNKNOWN)
+
+    def adopt(self, key: Key, estimate: Estimate) -> None:
+        """A process that runs already has its memory, whatever there is."""
+        self._promised[key] = estimate
+
+    def withdraw(self, key: Key) -> None:
+        """Nobody wants to load it any more."""
+        self._wishes.pop(key, None)
+
+    def release(self, key: Key, *, now_ns: int) -> None:
+        """It is not loaded, and will not be without another wish."""
+        self.withdraw(key)
+        if self._promised.pop(key, None) is not None:
+            self._freed_ns = now_ns
+
+    def residents(self, standings: Mapping[Key, Standing]) -> list[Resident]:
+        """All that count, those that are promised and not seen yet among them."""
+        return [
+            _resident(key, standings.get(key, Standing()), self.estimate(key))
+            for key in {**standings, **self._promised}
+        ]
+
+    def decide(self, standings: Mapping[Key, Standing], limits: Bytes, *, now_ns: int) -> dict[Key, Decision]:
+        """What becomes of all that wait. What is granted is promised, and what is refused does not wait any more.
+
+        Unloading, and telling, is for the caller to do.
+        """
+        residents = self.residents(standings)
+        decisions = decide(
+            self._wishes.values(), residents, limits, rules=self.rules, now_ns=now_ns, freed_ns=self._freed_ns
+        )
+        for key, decision in decisions.items():
+            if isinstance(decision, Grant):
+                self._promised[key] = self._wishes.pop(key).estimate
+            elif isinstance(decision, Refuse):
+                self.withdraw(key)
+        return decisions
+
+
+def _resident(key: Key, standing: Standing, estimate: Estimate) -> Resident:
+    return Resident(
+        key=key,
+        holds=held(Hold(needs=estimate.needs, uses=standing.uses, ready=standing.ready or standing.leaving)),
+        ready=standing.ready,
+        leaving=standing.leaving,
+        busy=standing.busy,
+        pinned=standing.pinned,
+        priority=standing.priority,
+        group=standing.group,
+        ready_ns=standing.ready_ns,
+        used_ns=standing.used_ns,
+    )
