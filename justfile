@@ -112,6 +112,10 @@ bench-start *arguments:
 bench-idle *arguments:
     uv run python bench/idle.py {{arguments}}
 
+# Half an hour of killing, stopping and starving a herd at work; tests/system runs half a minute of it.
+chaos *arguments:
+    uv run python bench/chaos.py {{arguments}}
+
 # Pin what is installed now as `constraint-dependencies` in pyproject.toml.
 lock:
     uv run python deploy/lock.py
