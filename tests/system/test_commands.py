@@ -1,6 +1,7 @@
 """The command line against a running herd: every command, its JSON, its exit code."""
 
 import json
+import threading
 
 import pytest
 
@@ -32,6 +33,24 @@ def test_logs_and_events_stream_json_lines(herd: Herd) -> None:
     assert all("text" in json.loads(line) for line in logs.stdout.splitlines())
     types = {json.loads(line)["type"] for line in events.stdout.splitlines()}
     assert {"node.joined.v1", "model.found.v1", "instance.started.v1", "instance.ready.v1"} <= types
+
+
+def test_unloading_a_model_that_is_asked_for_all_the_time_ends(herd: Herd) -> None:
+    over = threading.Event()
+
+    def chat() -> None:
+        while not over.is_set():
+            herd.chat("cria", "hello", max_tokens=1)
+
+    chatting = threading.Thread(target=chat)
+    chatting.start()
+    try:
+        done = herd.cli("unload", "cria", "--timeout", "20")
+    finally:
+        over.set()
+        chatting.join()
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_typo_gets_a_suggestion_and_exit_code_two(herd: Herd) -> None:

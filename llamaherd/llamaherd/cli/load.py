@@ -89,6 +89,7 @@ def _follow(
         return OK
     deadline, born = time.monotonic() + timeout_s, time.monotonic()
     seen: Model | None = None
+    first = 0
     moved = accepted.state not in ("failed", "stopped") or goal == "stopped"
     with screen.bar(f"{doing} {accepted.model}") as bar:
         while time.monotonic() < deadline:
@@ -99,6 +100,12 @@ def _follow(
             # The page behind the answer may still show the state from before the command.
             moved = moved or state not in ("failed", "stopped")
             instance = seen.instance if seen else None
+            first = first or (instance.generation if instance else 0)
+            if goal == "stopped" and instance is not None and instance.generation > first:
+                if json:
+                    print_json(seen)
+                screen.say(f"{accepted.model} was unloaded, and is {state} again: requests ask for it")
+                return OK
             replaced = instance is not None and instance.generation <= accepted.replaces
             if not replaced and (state == goal or (moved and state in ("failed", "rejected"))):
                 break
