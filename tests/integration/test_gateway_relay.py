@@ -314,6 +314,26 @@ def test_a_load_that_fails_tells_the_last_lines(gateway: GatewayProcess, run: An
     run(scenario)
 
 
+def test_a_load_that_ended_in_a_way_nobody_saw_is_waited_for(gateway: GatewayProcess, run: Any, model: str) -> None:
+    """The supervisor was killed meanwhile, and its successor cannot know the exit code."""
+
+    async def scenario(herd: Herd) -> None:
+        async def end_once(name: str) -> None:
+            await herd.spawn(name)
+            await herd.kill(name)
+            await herd.say_exited(name, signal=None, exit_code=None, restart_at_ns=1)
+            await herd.start(name)
+
+        await herd.add_model(model)
+        herd.on_load = end_once
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            answer = await client.post("/v1/chat/completions", json=chat(model))
+
+        assert answer.status_code == 200, answer.text
+
+    run(scenario)
+
+
 def test_a_supervisor_that_gave_up_is_quoted(gateway: GatewayProcess, run: Any, model: str) -> None:
     async def scenario(herd: Herd) -> None:
         await herd.add_model(model)

@@ -288,7 +288,7 @@ def describe_exit(event: InstanceExited) -> str:
     elif event.exit_code is not None:
         how = f"exited with code {event.exit_code}"
     else:
-        how = "is gone"
+        how = "ended (exit code unknown)"
     return f"llama-server {how}" if event.cause == "crash" else f"llama-server {how} ({event.cause})"
 
 

@@ -111,6 +111,10 @@ def test_crash_is_explained_and_keeps_the_last_lines() -> None:
     assert crashed.pid is None
 
 
+def test_exit_code_of_an_adopted_one_is_unknown() -> None:
+    assert instance(STARTED, READY, exited(cause="crash")).reason == "llama-server ended (exit code unknown)"
+
+
 def test_unload_needs_no_explanation() -> None:
     assert instance(STARTED, READY, exited(exit_code=0, cause="unload")).reason is None
 

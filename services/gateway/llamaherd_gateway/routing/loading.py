@@ -248,14 +248,16 @@ def _refuse_if_failed(instance: Instance, accepted: Accepted) -> None:
     """Raises when the load we asked for has ended badly.
 
     An exit code is llama-server's own verdict on the model. A signal came from outside (an operator, the kernel
-    when memory ran out): the supervisor's restart is waited for, and the supervisor knows when to give up.
+    when memory ran out), and how an adopted one ended nobody knows: the supervisor's restart is waited for, and the
+    supervisor knows when to give up.
     """
     if instance.sequence <= accepted.sequence:
         return
     if instance.state == "failed":
         raise LoadFailed(_failure_message(instance, instance.reason or "its llama-server gave up"), retry_after_s=30)
     if instance.state in ("backoff", "stopped") and not instance.was_ready and instance.cause in _OWN_FAULT:
-        if instance.state == "backoff" and instance.signal in OUTSIDE_SIGNALS:
+        is_verdict = instance.exit_code is not None or instance.signal not in {None, *OUTSIDE_SIGNALS}
+        if instance.state == "backoff" and not is_verdict:
             return
         how = f"signal {instance.signal}" if instance.signal else f"exit code {instance.exit_code}"
         raise LoadFailed(

@@ -41,6 +41,11 @@ describe("an instance", () => {
     expect(after(found, started, unloaded).models[0]?.instance?.reason).toBeNull();
   });
 
+  test("says that the exit code of an adopted one is unknown", () => {
+    const ended: Fact = { ...crashed, signal: null, exit_code: null };
+    expect(after(found, started, ended).models[0]?.instance?.reason).toBe("llama-server ended (exit code unknown)");
+  });
+
   test("keeps the last lines of the crash when it is given up", () => {
     expect(after(found, started, crashed, failed).models[0]?.instance?.last_lines).toEqual(["boom"]);
   });

@@ -154,7 +154,7 @@ function exitReason(fact: Extract<Fact, { type: "instance.exited.v1" }>): string
     ? `was ended by ${fact.signal}`
     : typeof fact.exit_code === "number"
       ? `exited with code ${fact.exit_code}`
-      : "is gone";
+      : "ended (exit code unknown)";
   return fact.cause === "crash" ? `llama-server ${how}` : `llama-server ${how} (${fact.cause})`;
 }
 
