@@ -84,6 +84,8 @@ class Switches:
     keepalive_s: float = 5.0
     log_lines: tuple[str, ...] = ()
     """Printed at the start, before anything else."""
+    raw_lines: tuple[str, ...] = ()
+    """Printed behind these as they are, without time and level."""
     flood_lines: int = 0
     """Prints this many lines at the start."""
     chatter_s: float = 0.0
@@ -176,7 +178,7 @@ def set_switches(model_path: Path, **switches: Any) -> None:
 def _convert(name: str, value: Any) -> Any:
     if not isinstance(value, str) or name in {"text"}:
         return tuple(value) if isinstance(value, list) else value
-    if name == "log_lines":
+    if name in ("log_lines", "raw_lines"):
         return tuple(value.split("\n"))
     return json.loads(value)
 
@@ -700,6 +702,8 @@ def main() -> int:
     log("I", "srv  llama_server: initializing ...")
     for line in state.switches.log_lines:
         log("I", line)
+    for line in state.switches.raw_lines:
+        print(line, file=sys.stderr, flush=True)
     for number in range(state.switches.flood_lines):
         log("I", f"srv  flood: line {number}")
     if state.switches.only_first_starts and state.starts > state.switches.only_first_starts:

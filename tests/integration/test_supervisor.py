@@ -132,7 +132,7 @@ def test_model_that_keeps_crashing_while_loading_is_given_up_and_can_be_loaded_b
 def test_model_that_no_llama_server_can_load_is_given_up_at_once(running: Node, model: str) -> None:
     async def body() -> None:
         line = "llama_model_load: error loading model: unknown model architecture: 'alpaca'"
-        running.add_model(model, exit_on_start=1, log_lines=[line])
+        running.add_model(model, exit_on_start=1, raw_lines=[line])
         async with herd_of(running, model) as herd:
             await herd.offered()
 
@@ -141,7 +141,8 @@ def test_model_that_no_llama_server_can_load_is_given_up_at_once(running: Node, 
             await herd.state(State.FAILED)
             failed = herd.history()[-1]
             assert isinstance(failed, InstanceFailed)
-            assert failed.reason == f"llama-server cannot load {model}: unknown model architecture: 'alpaca'"
+            assert failed.fault == "unknown_architecture"
+            assert failed.reason == "this llama-server does not know the architecture alpaca: a newer one may"
             assert herd.kinds() == ["started", "exited", "failed"]
 
     uvloop.run(body())

@@ -63,7 +63,7 @@ def test_tail_keeps_the_last_lines_only_and_cuts_endless_ones(tmp_path: Path) ->
     path.touch()
     tail, lines = follow(path)
 
-    path.write_text("\n".join([*(f"line {number}" for number in range(100)), "x" * 40_000]))
+    path.write_text("\n".join([*(f"line {number}" for number in range(2 * LAST_LINES)), "x" * 40_000]))
     last = finish(tail)
 
     assert len(last) == LAST_LINES

@@ -258,9 +258,9 @@ _OUTSIDE: Final = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
 KINDS: Final = frozenset(
     {rule.kind for rule in (*_ANYTIME, *_LOADING, *_INTERNAL)}
     | {fault.kind for fault in (*_BY_SIGNAL.values(), _KILLED)}
-    | {"stuck", "unresponsive", "cannot_start"}
+    | {"stuck", "unresponsive", "cannot_start", "no_memory"}
 )
-"""Every kind there is; the last three are decided by the supervisor itself (`lifecycle.py`)."""
+"""Every kind there is; those of the last line are the supervisor's own (`lifecycle.py`)."""
 
 _SIZE: Final = re.compile(r"(?:attempted to allocate|allocating) +(?P<size>[\d.]+ Mi?B)")
 _MAY_HEAL: Final = re.compile(r"memory|alloc|buffer|cuda|device|resource", re.IGNORECASE)

@@ -24,6 +24,7 @@ from llamaherd_shared.upstream_key import upstream_key
 from llamaherd_supervisor import instance_files, load_progress, reconcile
 from llamaherd_supervisor.adoption import Adopt, Gone, Left, Record, key_digest
 from llamaherd_supervisor.command_line import Launch, render_arguments, render_environment, render_mark
+from llamaherd_supervisor.faults import find_fault
 from llamaherd_supervisor.instance_log import InstanceLog
 from llamaherd_supervisor.journal import Journal
 from llamaherd_supervisor.lifecycle import (
@@ -55,7 +56,7 @@ from llamaherd_supervisor.lifecycle import (
     observe,
 )
 from llamaherd_supervisor.load_progress import LoadProgress
-from llamaherd_supervisor.process import CannotSpawn, Process, boot_id, free_port
+from llamaherd_supervisor.process import CannotSpawn, Process, boot_id, count_oom_kills, free_port
 from llamaherd_supervisor.settings import SupervisorSettings
 from llamaherd_supervisor.tail import Tail
 from llamaherd_supervisor.upstream import Upstream
@@ -68,6 +69,8 @@ _LOADING_PROBE_S: Final = 0.25
 """Probes of a loading instance begin quickly, for small models, and slow down to this."""
 _PROGRESS_S: Final = 0.25
 _SLOTS_S: Final = 0.1
+_LINES_TOLD: Final = 20
+"""Of the end of a log, in the fact about an exit that nobody asked for."""
 _LOG_BUSY_S: Final = 0.05
 _LOG_IDLE_S: Final = 0.2
 """Pauses between two looks at a log file."""
@@ -115,6 +118,8 @@ class Owner:
             at.service, self._folder, instance.model, instance.index, max_bytes=at.settings.log_max_bytes
         )
         self._progress = LoadProgress()
+        self._oom_kills = 0
+        """Of this machine, when the process was last known to be well."""
         self.settled = asyncio.Event()
         """Set while nothing runs and nothing will be started."""
 
@@ -227,7 +232,7 @@ class Owner:
                 self._watch(self._count_slots())
             case Gone():
                 lines = await tail.finish() if tail is not None else ()
-                self._see(ProcessExited(generation=self.instance.generation, lost=True, last_lines=lines))
+                self._see(self._exited(self.instance.generation, lines, lost=True))
             case None:
                 if tail is not None:
                     await tail.finish()
@@ -303,6 +308,7 @@ class Owner:
         found = self._at.models.get(model)
         key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
         self._process = process
+        self._oom_kills = count_oom_kills()
         self._progress = LoadProgress(self.instance.stage, self.instance.ratio)
         self._upstream = upstream = Upstream(host, port, key)
         file_bytes = found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0
@@ -326,14 +332,30 @@ class Owner:
         await end(*others)
         lines = await tail.finish()
         instance_files.remove_record(self._folder, self.instance.model, self.instance.index)
-        self.tell(
-            ProcessExited(
-                generation=generation,
-                exit_code=exit_code,
-                signal=signal,
-                last_lines=lines,
-                load_error=load_progress.find_load_error(list(lines)),
-            )
+        self.tell(self._exited(generation, lines, exit_code=exit_code, signal=signal))
+
+    def _exited(
+        self,
+        generation: int,
+        lines: tuple[str, ...],
+        *,
+        exit_code: int | None = None,
+        signal: str | None = None,
+        lost: bool = False,
+    ) -> ProcessExited:
+        fault = find_fault(
+            lines,
+            signal=signal,
+            loading=self.instance.state is State.LOADING,
+            oom_killed=not lost and count_oom_kills() > self._oom_kills,
+        )
+        return ProcessExited(
+            generation=generation,
+            exit_code=exit_code,
+            signal=signal,
+            last_lines=lines[-_LINES_TOLD:],
+            fault=fault,
+            lost=lost,
         )
 
     async def _follow_log(self, process: Process, tail: Tail, generation: int, file_bytes: int) -> None:
@@ -374,8 +396,10 @@ class Owner:
             well = await upstream.probe_health(timeout_s=settings.probe_timeout_s) == 200
             if not well:
                 self.tell(HealthMissed(generation))
-            elif self._vitals.missed:
-                self.tell(HealthAnswered(generation))
+            else:
+                self._oom_kills = count_oom_kills()
+                if self._vitals.missed:
+                    self.tell(HealthAnswered(generation))
             await asyncio.sleep(settings.probe_interval_s)
 
     async def _first_answer(self, upstream: Upstream, generation: int) -> HealthAnswered:

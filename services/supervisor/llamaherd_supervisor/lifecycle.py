@@ -20,6 +20,7 @@ from llamaherd_shared.events.instance import (
     InstanceStarted,
     InstanceStopping,
 )
+from llamaherd_supervisor.faults import Fault
 
 
 class State(enum.StrEnum):
@@ -182,8 +183,8 @@ class ProcessExited(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None = None
     """Both `None`: only the supervisor that spawned it could have known."""
     last_lines: tuple[str, ...] = ()
-    load_error: str = ""
-    """Why the model can never be loaded, as llama-server's log says; empty when trying again may help."""
+    fault: Fault | None = None
+    """What its last lines and its end tell; `None`: nothing."""
     lost: bool = False
     """It ended while no supervisor watched, or could not be adopted by this one."""
 
@@ -287,7 +288,9 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
                 path=seen.path,
             )
         case SpawnFailed(reason=reason):
-            return InstanceFailed(node=node, model=model, index=index, at_ns=now_ns, reason=reason)
+            return InstanceFailed(
+                node=node, model=model, index=index, at_ns=now_ns, reason=reason, fault="cannot_start"
+            )
         case LoadProgressed(stage=stage, ratio=ratio) if (stage, ratio) != (instance.stage, instance.ratio):
             return InstanceProgressed(node=node, model=model, index=index, at_ns=now_ns, stage=stage, ratio=ratio)
         case HealthAnswered(slots=slots, context_tokens=context_tokens):
@@ -316,6 +319,8 @@ def _observe_exit(
     """An exit that was asked for is one fact; any other also decides on the restart, or on giving up."""
     node, model, index = instance.node, instance.model, instance.index
     asked = instance.state in {State.DRAINING, State.STOPPING}
+    fault = None if asked else _killed_by_us(instance, vitals, limits) or seen.fault
+    told = {"fault": fault.kind, "reason": fault.reason} if fault is not None else {}
     if asked or seen.lost:
         exited = InstanceExited(
             node=node,
@@ -327,10 +332,11 @@ def _observe_exit(
             cause=instance.cause if asked else "supervisor_lost",
             last_lines=[] if asked else list(seen.last_lines),
             restart_at_ns=None if asked else now_ns,
+            **told,
         )
         return [exited]
     crashes = len(recent_crashes(instance, limits=limits, now_ns=now_ns)) + 1
-    reason = _give_up_reason(instance, vitals, seen, crashes=crashes, limits=limits)
+    reason = _give_up_reason(instance, seen, fault, crashes=crashes, limits=limits)
     delay_s = backoff_s(crashes, limits=limits, jitter=jitter)
     events: list[InstanceEvent] = [
         InstanceExited(
@@ -343,33 +349,47 @@ def _observe_exit(
             cause=vitals.killed or "crash",
             last_lines=list(seen.last_lines),
             restart_at_ns=None if reason else now_ns + int(delay_s * 1e9),
+            **told,
         )
     ]
     if reason:
-        lines = list(seen.last_lines)
         events.append(
-            InstanceFailed(node=node, model=model, index=index, at_ns=now_ns, reason=reason, last_lines=lines)
+            InstanceFailed(
+                node=node,
+                model=model,
+                index=index,
+                at_ns=now_ns,
+                reason=reason,
+                last_lines=list(seen.last_lines),
+                fault=fault.kind if fault is not None else "",
+            )
         )
     return events
 
 
+def _killed_by_us(instance: Instance, vitals: Vitals, limits: Limits) -> Fault | None:
+    if vitals.killed != "unhealthy":
+        return None
+    if instance.state is State.LOADING:
+        return Fault("stuck", f"it was not ready after {limits.load_timeout_s:g} s, and was ended")
+    return Fault("unresponsive", f"it no longer answered {limits.max_missed} health probes, and was ended")
+
+
 def _give_up_reason(
-    instance: Instance, vitals: Vitals, seen: ProcessExited, *, crashes: int, limits: Limits
+    instance: Instance, seen: ProcessExited, fault: Fault | None, *, crashes: int, limits: Limits
 ) -> str | None:
     """Why no restart is tried any more, as one sentence; `None` to try again."""
-    ending = describe_ending(seen.exit_code, seen.signal)
-    if vitals.killed == "unhealthy":
-        ending = "it no longer answered"
+    why = f" (last: {describe_ending(seen.exit_code, seen.signal)})" if fault is None else f": {fault.reason}"
     retry = f"load {instance.model} again to retry"
     if instance.state is State.LOADING:
-        if seen.load_error:
-            return f"llama-server cannot load {instance.model}: {seen.load_error}"
+        if fault is not None and fault.final:
+            return fault.reason
         if instance.load_crashes + 1 >= limits.max_load_crashes:
             times = instance.load_crashes + 1
-            return f"llama-server ended {times} times while loading {instance.model} (last: {ending}); {retry}"
+            return f"llama-server ended {times} times while loading {instance.model}{why}; {retry}"
     if crashes >= limits.max_crashes:
         window = f"{limits.crash_window_s:g} s"
-        return f"the llama-server of {instance.model} ended {crashes} times within {window} (last: {ending}); {retry}"
+        return f"the llama-server of {instance.model} ended {crashes} times within {window}{why}; {retry}"
     return None
 
 

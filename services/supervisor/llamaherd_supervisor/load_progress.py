@@ -1,10 +1,9 @@
-"""How far a load is, and why it cannot succeed, as read from llama-server's log.
+"""How far a load is, as read from llama-server's log.
 
 Recorded from llama-server 11434.0.0 (default verbosity, and `-lv 4` for the lines of the loader); lines of older
 versions carry the same words. The weights are silent by default: there the process's resident memory tells.
 """
 
-import re
 from typing import Final
 
 import msgspec
@@ -24,13 +23,6 @@ _STAGES: Final = (
 """In the order of a load. The first whose words are in the line counts."""
 _WEIGHTS_FROM: Final = 0.05
 _WEIGHTS_TO: Final = 0.90
-
-_ERROR: Final = re.compile(
-    r"(?:error loading model(?: \w+)?|clip_init: failed to load model '.*'|mtmd_init_from_file: error(?=: mismatch)):"
-    r" (?P<why>.+)$"
-)
-_MAY_HEAL: Final = re.compile(r"memory|alloc|buffer|cuda|device|resource", re.IGNORECASE)
-"""Memory may be free at the next try; a file that is no model stays none."""
 
 
 class LoadProgress(msgspec.Struct, frozen=True):
@@ -54,12 +46,3 @@ def read_memory(progress: LoadProgress, *, resident_bytes: int, file_bytes: int)
     share = min(1.0, resident_bytes / file_bytes)
     ratio = round(_WEIGHTS_FROM + share * (_WEIGHTS_TO - _WEIGHTS_FROM), 2)
     return LoadProgress("weights", ratio) if ratio > progress.ratio else progress
-
-
-def find_load_error(lines: list[str]) -> str:
-    """Why the model can never be loaded; empty when the log does not say so, or when trying again may help."""
-    for line in lines:
-        found = _ERROR.search(line)
-        if found and not _MAY_HEAL.search(found["why"]):
-            return found["why"].strip()
-    return ""

@@ -178,6 +178,16 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def count_oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory since it started; 0 where it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
 def boot_id() -> str:
     """Changes with every start of the machine; empty where the system has no such thing."""
     try:

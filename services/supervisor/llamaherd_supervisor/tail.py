@@ -19,7 +19,8 @@ _LINE_BYTES: Final = 16 * 1024
 """A longer line is cut into pieces."""
 _RECALLED_BYTES: Final = 64 * 1024
 """Looked at before the start, for the last lines of an instance that is adopted or was found dead."""
-LAST_LINES: Final = 20
+LAST_LINES: Final = 200
+"""Kept, to tell why an instance ended: an assertion prints the stack of every thread behind it."""
 
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2

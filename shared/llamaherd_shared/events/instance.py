@@ -82,6 +82,11 @@ class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exit
     """The end of its log, oldest first; empty when we asked for the exit."""
     restart_at_ns: int | None = None
     """When the next spawn is due; `None` when none is."""
+    fault: str = ""
+    """What kind of trouble ended it, e.g. `out_of_memory` (docs/faults.md); empty when nothing tells, or when we asked
+    for the exit."""
+    reason: str = ""
+    """The same in one sentence a person can act on."""
 
 
 class InstanceFailed(InstanceBase, frozen=True, kw_only=True, tag="instance.failed.v1"):
@@ -90,6 +95,8 @@ class InstanceFailed(InstanceBase, frozen=True, kw_only=True, tag="instance.fail
     reason: str
     """One sentence a person can act on."""
     last_lines: list[str] = []
+    fault: str = ""
+    """As in `InstanceExited`."""
 
 
 InstanceEvent = (

@@ -14,6 +14,7 @@ from llamaherd_shared.events.instance import (
     InstanceStarted,
     InstanceStopping,
 )
+from llamaherd_supervisor.faults import Fault
 from llamaherd_supervisor.lifecycle import (
     ALIVE,
     NEXT,
@@ -292,16 +293,56 @@ def test_having_been_ready_forgives_crashes_while_loading() -> None:
 
 
 def test_load_error_that_cannot_heal_is_given_up_at_once() -> None:
-    (_, failed) = seen(given(started()), ProcessExited(generation=1, exit_code=1, load_error="no such architecture"))
+    alpaca = Fault("unknown_architecture", "no such architecture: alpaca", final=True)
 
+    (exited, failed) = seen(given(started()), ProcessExited(generation=1, exit_code=1, fault=alpaca))
+
+    assert isinstance(exited, InstanceExited)
     assert isinstance(failed, InstanceFailed)
-    assert failed.reason == "llama-server cannot load m: no such architecture"
+    assert (exited.cause, exited.fault, exited.reason) == ("crash", "unknown_architecture", alpaca.reason)
+    assert exited.restart_at_ns is None
+    assert (failed.fault, failed.reason) == ("unknown_architecture", alpaca.reason)
 
 
 def test_load_error_in_the_lines_of_an_instance_that_was_ready_is_no_load_error() -> None:
-    events = seen(given(started(), ready()), ProcessExited(generation=1, exit_code=1, load_error="old news"))
+    fault = Fault("unfit_file", "old news", final=True)
+
+    events = seen(given(started(), ready()), ProcessExited(generation=1, exit_code=1, fault=fault))
 
     assert len(events) == 1
+
+
+def test_what_ended_the_last_try_is_the_reason_of_giving_up() -> None:
+    full = Fault("out_of_memory", "memory is full: unload another model")
+
+    (_, failed) = seen(crashes(2, while_ready=False), ProcessExited(generation=3, exit_code=1, fault=full))
+
+    assert isinstance(failed, InstanceFailed)
+    assert failed.fault == "out_of_memory"
+    assert failed.reason == (
+        "llama-server ended 3 times while loading m: memory is full: unload another model; load m again to retry"
+    )
+
+
+def test_instance_that_was_killed_because_it_did_not_answer_is_not_told_as_killed_by_others() -> None:
+    gone = ProcessExited(generation=1, signal="SIGKILL", fault=Fault("killed", "it was killed from outside"))
+
+    (hung,) = seen(given(started(), ready()), gone, vitals=Vitals(killed="unhealthy"))
+    (killed,) = seen(given(started(), ready()), gone)
+
+    assert isinstance(hung, InstanceExited)
+    assert isinstance(killed, InstanceExited)
+    assert (hung.cause, hung.fault) == ("unhealthy", "unresponsive")
+    assert (killed.cause, killed.fault) == ("crash", "killed")
+
+
+def test_end_that_was_asked_for_has_no_fault() -> None:
+    gone = ProcessExited(generation=1, exit_code=1, fault=Fault("internal_error", "a bug"))
+
+    (event,) = seen(given(started(), ready(), DRAINING, STOPPING), gone)
+
+    assert isinstance(event, InstanceExited)
+    assert (event.cause, event.fault, event.reason) == ("unload", "", "")
 
 
 def test_program_that_cannot_be_started_is_a_failure_with_its_reason() -> None:

@@ -1,4 +1,4 @@
-"""Progress and errors of a load, from recorded llama-server output (`tests/golden/llama_server/`)."""
+"""Progress of a load and levels of lines, from recorded llama-server output (`tests/golden/llama_server/`)."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from llamaherd_shared.events.line import Level
 from llamaherd_supervisor.levels import level_of_line
-from llamaherd_supervisor.load_progress import LoadProgress, find_load_error, read_line, read_memory
+from llamaherd_supervisor.load_progress import LoadProgress, read_line, read_memory
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 
@@ -46,39 +46,6 @@ def test_resident_memory_tells_how_much_of_the_weights_is_there() -> None:
     assert read_memory(LoadProgress("weights", 0.5), resident_bytes=1, file_bytes=100).ratio == 0.5
     assert read_memory(LoadProgress("context", 0.9), resident_bytes=1, file_bytes=100).stage == "context"
     assert read_memory(loading, resident_bytes=1, file_bytes=0) == loading
-
-
-def test_reason_of_a_load_that_can_never_succeed_is_found() -> None:
-    assert find_load_error(lines("load_truncated.log")) == (
-        "tensor 'blk.0.ffn_up.weight' data is not within the file bounds, model is corrupted or incomplete"
-    )
-    assert find_load_error(lines("load_unknown_architecture.log")) == (
-        "unknown model architecture: 'alpaca_that_is_not'"
-    )
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (
-            "E mtmd_init_from_file: error: mismatch between text model (n_embd = 64) and mmproj (n_embd = 48)",
-            "mismatch between text model (n_embd = 64) and mmproj (n_embd = 48)",
-        ),
-        (
-            "E clip_init: failed to load model '/m/mmproj.gguf': load_hparams: unknown projector type: eye",
-            "load_hparams: unknown projector type: eye",
-        ),
-        ("E clip_init: failed to load model '/m/mmproj.gguf': failed to allocate buffer", ""),
-        ("E mtmd_init_from_file: error: Failed to load CLIP model from /m/mmproj.gguf", ""),
-    ],
-)
-def test_reason_why_a_projector_can_never_be_loaded_is_found(line: str, reason: str) -> None:
-    assert find_load_error([line]) == reason
-
-
-def test_load_that_may_succeed_later_has_no_such_reason() -> None:
-    assert find_load_error(lines("load.log")) == ""
-    assert find_load_error(["E llama_model_load: error loading model: unable to allocate CUDA0 buffer"]) == ""
 
 
 @pytest.mark.parametrize(
