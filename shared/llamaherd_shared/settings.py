@@ -29,6 +29,9 @@ MODELS: Final = "models"
 """The key of what is said about models; supervisor and gateway read it."""
 _MOVED: Final = {
     ("gateway", "models"): "`models` at the top level of the file (`set`, `default`, `strip`, `clamp` below `rules`)",
+    ("supervisor", "slots"): '`models: {"*": {slots: ...}}`',
+    ("supervisor", "context_tokens"): '`models: {"*": {context_tokens: ...}}`',
+    ("supervisor", "extra_args"): '`models: {"*": {...}}`: options by their names, other words as `args`',
 }
 """Settings that were here once -> where they are now."""
 

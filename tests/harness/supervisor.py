@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadMod
 from llamaherd_shared.events import Event, decode_event
 from llamaherd_shared.events.instance import InstanceEvent
 from llamaherd_shared.events.presence import Presence
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.streams import EVENTS
 from llamaherd_supervisor.command_line import INSTANCE_VARIABLE
 from llamaherd_supervisor.lifecycle import Instance, State
@@ -47,6 +49,8 @@ class Node:
         self.folder, self.server, self.name = folder, server, name
         self.models_dir = folder / "models"
         self.data_dir = folder / "data"
+        self.config = folder / "llamaherd.yaml"
+        """Is there once `configure` was called."""
         self.models_dir.mkdir(parents=True, exist_ok=True)
         self.data_dir.mkdir(exist_ok=True)
         (folder / "secret").write_bytes(b"s3cret")
@@ -59,6 +63,12 @@ class Node:
         if switches:
             set_switches(path, **switches)
         return path
+
+    def configure(self, models: Any) -> None:
+        """Write `models` of llamaherd.yaml, which is read at the next start and whenever it changes; or any text."""
+        part = self.config.with_name("llamaherd.yaml.part")
+        part.write_text(models if isinstance(models, str) else json.dumps({"models": models}))
+        part.replace(self.config)
 
     def start(self, **settings: Any) -> subprocess.Popen[bytes]:
         """Start the supervisor; `output` has what it says."""
@@ -74,9 +84,10 @@ class Node:
             environment["LLAMAHERD_SUPERVISOR_LLAMA_SERVER"] = str(self.llama_server)
         for key, value in (self.settings | settings).items():
             environment[f"LLAMAHERD_SUPERVISOR_{key.upper()}"] = str(value)
+        arguments = ["--config", str(self.config)] if self.config.exists() else []
         with (self.folder / "supervisor.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llamaherd_supervisor"], stdout=out, stderr=out, env=environment
+                [sys.executable, "-m", "llamaherd_supervisor", *arguments], stdout=out, stderr=out, env=environment
             )
         return self.process
 
@@ -160,9 +171,10 @@ class Herd:
     def kinds(self, model: str = "") -> list[str]:
         return [type(fact).__name__.removeprefix("Instance").lower() for fact in self.history(model)]
 
-    async def load(self, model: str = "", *, by: str = "") -> Accepted:
+    async def load(self, model: str = "", *, by: str = "", for_request: bool = False, **options: Any) -> Accepted:
         subject = self.bus.subjects.command("supervisor", "load", node=self.node.name)
-        return await self.bus.request(subject, LoadModel(model=model or self.model, by=by), Accepted)
+        command = LoadModel(model=model or self.model, by=by, options=LoadOptions(**options), for_request=for_request)
+        return await self.bus.request(subject, command, Accepted)
 
     async def cancel_load(self, *, by: str) -> Accepted:
         subject = self.bus.subjects.command("supervisor", "cancel-load", node=self.node.name)

@@ -11,7 +11,7 @@ from harness.curl import parse_line
 from harness.generators import load_generator
 from llamaherd_gateway.paths import Paths
 from llamaherd_gateway.routes import find_route
-from llamaherd_shared.settings import load_settings
+from llamaherd_shared.settings import load_models, load_settings
 
 ROOT = Path(__file__).parents[2]
 tables, api = load_generator("tables"), load_generator("api")
@@ -19,8 +19,9 @@ tables, api = load_generator("tables"), load_generator("api")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("services/*/README.md")]
 
 
-def test_the_generated_tables_are_current() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
+def test_the_generated_tables_are_current(path: Path) -> None:
+    page = path.read_text()
 
     assert tables.render(page) == page, "run `just docs`"
 
@@ -75,6 +76,21 @@ def test_every_setting_is_described(section: str) -> None:
 @pytest.mark.parametrize("section", [name for name in tables.SETTINGS if name])
 def test_the_example_configuration_is_accepted(section: str) -> None:
     load_settings(tables.SETTINGS[section], section, config=ROOT / "deploy" / "llamaherd.example.yaml", environ={})
+
+
+def test_the_example_configuration_says_what_can_be_said_about_models() -> None:
+    load_models(config=ROOT / "deploy" / "llamaherd.example.yaml", environ={})
+
+
+def test_the_example_of_the_page_about_models_is_accepted(tmp_path: Path) -> None:
+    example = (ROOT / "docs" / "models.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    config = tmp_path / "llamaherd.yaml"
+    config.write_text(example)
+
+    models = load_models(config=config, environ={})
+
+    assert models.spec("qwen3-coder-30b").said["cache_type_k"] == "q8_0"
+    assert models.spec("nomic-embed").ttl_s is None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -4,7 +4,7 @@ import os
 import sys
 
 from llamaherd_shared.service import Service, load_or_exit, run_service
-from llamaherd_shared.settings import load_settings, service_arguments
+from llamaherd_shared.settings import load_models, load_settings, service_arguments
 from llamaherd_supervisor import app
 from llamaherd_supervisor.settings import SupervisorSettings
 
@@ -14,10 +14,11 @@ def main() -> int:
     common, settings = load_or_exit(
         lambda: load_settings(SupervisorSettings, "supervisor", config=config, environ=os.environ), "supervisor"
     )
+    models = load_or_exit(lambda: load_models(config=config, environ=os.environ), "supervisor")
     environment = dict(os.environ)
 
     async def supervise(service: Service) -> None:
-        await app.run(service, settings, environment)
+        await app.run(service, settings, models, environment)
 
     return run_service("supervisor", supervise, common)
 

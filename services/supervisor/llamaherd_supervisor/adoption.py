@@ -15,8 +15,10 @@ from typing import Final
 import msgspec
 
 from llamaherd_shared.events.line import LinePack
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.upstream_key import upstream_key
 from llamaherd_supervisor.command_line import is_marked, matches
+from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.lifecycle import ALIVE, Instance, Observation, ProcessExited, Spawned
 
 _SAME_START_S: Final = 1.5
@@ -40,6 +42,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The model file."""
     command: tuple[str, ...]
     """Program and arguments."""
+    plan: Plan | None = None
+    """What they were made of; `None`: an earlier version did not say."""
+    asked: LoadOptions = LoadOptions()
+    """What of that the load asked for."""
     key_sha256: str
     """Digest of its API key: a herd whose secret was made anew cannot speak to it."""
     pid: int | None = None
@@ -109,6 +115,7 @@ def _untold(instance: Instance, record: Record, process: Running) -> tuple[Obser
         host=record.host,
         port=record.port,
         path=record.path,
+        options=record.plan.options.said if record.plan is not None else {},
         generation=record.generation,
     )
     if instance.state in ALIVE:

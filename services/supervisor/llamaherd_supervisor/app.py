@@ -21,11 +21,12 @@ from llamaherd_shared.commands import (
     PullModel,
     UnloadModel,
 )
-from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import decode_event
-from llamaherd_shared.events.model import ModelEvent, ModelRejected, ModelRemoved
+from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
 from llamaherd_shared.events.pull import PullFailed
+from llamaherd_shared.model_spec import Models
 from llamaherd_shared.projection import Applied, Follower, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS
@@ -33,11 +34,13 @@ from llamaherd_shared.tasks import end
 from llamaherd_supervisor import models, reconcile, store
 from llamaherd_supervisor.adoption import Adopt, Left
 from llamaherd_supervisor.files import FileCommands
-from llamaherd_supervisor.handlers import Commands, Here, Owner, Whois, Workplace
+from llamaherd_supervisor.handlers import Owner, Workplace
 from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.leftovers import Leftovers
 from llamaherd_supervisor.lifecycle import Instance, Wanted
+from llamaherd_supervisor.loads import Commands, Here, Whois
 from llamaherd_supervisor.models import GgufFile
+from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.projection import Known
 from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
@@ -49,12 +52,12 @@ _STOP_MARGIN_S = 5.0
 _UNWANTED = Wanted(wanted=False)
 
 
-async def run(service: Service, settings: SupervisorSettings, environment: Mapping[str, str]) -> None:
+async def run(service: Service, settings: SupervisorSettings, said: Models, environment: Mapping[str, str]) -> None:
     """Supervise until asked to stop; then leave no process behind."""
     await refuse_second(service)
     lock = store.lock_data_dir(service.common.data_dir)
     try:
-        await Supervisor(service, settings, environment).run()
+        await Supervisor(service, settings, said, environment).run()
     finally:
         os.close(lock)
 
@@ -82,7 +85,10 @@ def _failure(tasks: Iterable[asyncio.Future[Any]]) -> BaseException | None:
 class Supervisor:
     """The instances and models of one node."""
 
-    def __init__(self, service: Service, settings: SupervisorSettings, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, service: Service, settings: SupervisorSettings, said: Models, environment: Mapping[str, str]
+    ) -> None:
+        """`said`: what llamaherd.yaml says about models."""
         self.service, self.settings = service, settings
         self.node = service.common.node
         self.subjects = service.bus.subjects
@@ -95,6 +101,10 @@ class Supervisor:
         """What is in the models folder, by path."""
         self._surveyed: dict[str, GgufFile] | None = None
         """What was in it when last something was said about it."""
+        self._joined = False
+        self._preloaded: set[str] = set()
+        self._aside: set[str] = set()
+        """Of these, what only an entry of `models` speaks of."""
         self._looking = asyncio.Lock()
         """Held over a look at the models folder, and over what changes it."""
         self.at = Workplace(
@@ -105,7 +115,9 @@ class Supervisor:
             secret=store.read_secret(service.common.secret_file),
             environment=environment,
             models=self.models,
+            offers=Offers(said, settings.models_dir),
         )
+        self.commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
         self.pulls = Pulls(self.at, self._look)
         self._leftovers = Leftovers(self.at)
         self._joined_ns = 0
@@ -197,9 +209,11 @@ class Supervisor:
         for each in left:
             if not isinstance(each.found, Adopt):
                 self._own_left(each)
+        self._joined = True
+        self._preload()
 
     def _own_left(self, left: Left) -> None:
-        self._own(left.instance, reconcile.wanted_after_restart(left.instance, left.found), left)
+        self._own(left.instance, reconcile.wanted_after_restart(left.instance, left.found, left.record), left)
 
     def _record_lost_pulls(self) -> None:
         """What the supervisor before us was pulling: what has come is there, and nobody fetches the rest."""
@@ -223,7 +237,7 @@ class Supervisor:
 
     async def _serve(self) -> list[Served]:
         bus, command = self.service.bus, partial(self.subjects.command, "supervisor", node=self.node)
-        commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
+        commands = self.commands
 
         async def whois(_: Whois) -> Here:
             return Here(os.getpid(), str(self.service.common.data_dir))
@@ -308,6 +322,8 @@ class Supervisor:
 
     async def _look_once(self) -> None:
         seen = await asyncio.to_thread(store.look, self.settings.models_dir)
+        self._aside = self.at.offers.files - seen.keys()
+        seen |= await asyncio.to_thread(store.look_at, self._aside)
         for path in self._files.keys() - seen.keys():
             del self._files[path]
         for path, sighting in seen.items():
@@ -320,11 +336,28 @@ class Supervisor:
             self._record_survey()
 
     def _record_survey(self) -> None:
-        events = models.survey(self.node, self._files.values(), now_ns=time.time_ns())
+        events = models.survey(
+            self.node, self._files.values(), self.at.offers, aside=self._aside, now_ns=time.time_ns()
+        )
         for name, event in events.items():
             self._record_model(name, event)
         for name in [name for name in self.models if name not in events]:
             self._record_removal(name)
+        if self._joined:
+            self._preload()
+
+    def _preload(self) -> None:
+        """Load what is to be loaded from the start, each once: what somebody unloads later stays unloaded."""
+        for name in self.models.keys() - self._preloaded:
+            if not self.at.offers.spec(name).preload or not isinstance(self.models[name], ModelFound):
+                continue
+            self._preloaded.add(name)
+            try:
+                load = self.commands.decide(LoadModel(model=name))
+            except HerdError as error:
+                self.service.log.warning("a model cannot be loaded from the start", model=name, why=error.message)
+            else:
+                self._owner_of(name).ask(load)
 
     def _record_deletion(self, name: str) -> None:
         """Of a model whose files are about to go; if they stay after all, the next look finds them."""

@@ -39,6 +39,8 @@ class FileCommands:
         found = self._find(command.model)
         if isinstance(found, ModelRejected):
             raise Rejected(f"{found.path} cannot be read: {found.reason}")
+        if not found.path:
+            raise Rejected(f"{command.model} has no file: it is served by a command")
         try:
             description = await asyncio.to_thread(store.read_description, found.path, verbose=command.verbose)
         except UnreadableGguf as error:
@@ -58,6 +60,8 @@ class FileCommands:
     async def delete(self, command: DeleteModel) -> ModelDeleted:
         """Returns once the files are gone. Raises why they stay."""
         found = self._find(command.model)
+        if entry := self._at.offers.entry(command.model):
+            raise Rejected(f"{command.model} is there by `{entry}` in llamaherd.yaml: take it out there")
         models_dir = self._at.settings.models_dir
         paths = await asyncio.to_thread(store.model_paths, found.path, models_dir=models_dir)
         with contextlib.suppress(Rejected):

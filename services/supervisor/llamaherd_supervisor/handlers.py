@@ -1,4 +1,4 @@
-"""Messages in, facts out: the owner of each instance, and the commands.
+"""Messages in, facts out: the owner of each instance.
 
 One task owns an instance. Its watchers (exit, health, log) and the commands only put messages in its inbox; it alone
 decides, records and acts. It never waits for the bus: the journal does (`journal.py`).
@@ -7,27 +7,30 @@ decides, records and acts. It never waits for the bus: the journal does (`journa
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
-from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.errors import Rejected, Unavailable
 from llamaherd_shared.events.instance import InstanceEvent, InstanceExited, InstanceFailed, InstanceStarted
 from llamaherd_shared.events.model import ModelEvent, ModelFound
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.service import Service
 from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import upstream_key
 from llamaherd_supervisor import instance_files, load_progress, reconcile
 from llamaherd_supervisor.adoption import Adopt, Gone, Left, Record, key_digest
-from llamaherd_supervisor.command_line import Launch, render_arguments, render_environment, render_mark
+from llamaherd_supervisor.command_line import Launch, render_command, render_environment, render_mark
 from llamaherd_supervisor.faults import find_fault
 from llamaherd_supervisor.instance_log import InstanceLog
 from llamaherd_supervisor.journal import Journal
+from llamaherd_supervisor.launching import Plan, differences, make_plan
 from llamaherd_supervisor.lifecycle import (
+    ALIVE,
     Drain,
     DrainBegan,
     Forget,
@@ -56,14 +59,15 @@ from llamaherd_supervisor.lifecycle import (
     observe,
 )
 from llamaherd_supervisor.load_progress import LoadProgress
+from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.process import CannotSpawn, Process, boot_id, count_oom_kills, free_port
-from llamaherd_supervisor.settings import SupervisorSettings
+from llamaherd_supervisor.reconcile import Load
+from llamaherd_supervisor.settings import SupervisorSettings, read_reference
+from llamaherd_supervisor.store import check_files
 from llamaherd_supervisor.tail import Tail
-from llamaherd_supervisor.upstream import Upstream
+from llamaherd_supervisor.upstream import OtherServer, Upstream, props_of
 
 HOST: Final = "127.0.0.1"
-MOST_BATCH_TOKENS: Final = 8192
-"""Of one embedding: what a batch of this size takes in memory is bearable on every machine that loads the model."""
 _FIRST_PROBE_S: Final = 0.02
 _LOADING_PROBE_S: Final = 0.25
 """Probes of a loading instance begin quickly, for small models, and slow down to this."""
@@ -90,6 +94,8 @@ class Workplace:
     environment: Mapping[str, str]
     models: Mapping[str, ModelEvent]
     """The last fact about each model file, kept current by `app.py`."""
+    offers: Offers
+    """What llamaherd.yaml says about models."""
 
     @property
     def node(self) -> str:
@@ -99,6 +105,22 @@ class Workplace:
     def data_dir(self) -> Path:
         return self.service.common.data_dir
 
+    def plan(self, instance: Instance, asked: LoadOptions) -> Plan:
+        """What a process of this model would be started with now."""
+        found = self.models.get(instance.model)
+        if not isinstance(found, ModelFound):
+            # Its file is gone, or cannot be read any more; llama-server will say so.
+            found = ModelFound(
+                node=self.node, model=instance.model, at_ns=0, path=instance.path, size_bytes=0, modified_ns=0
+            )
+        return make_plan(
+            self.offers.spec(instance.model),
+            found,
+            asked,
+            models_dir=self.settings.models_dir,
+            secret=self.secret,
+        )
+
 
 class Owner:
     """The one task that owns an instance."""
@@ -107,10 +129,12 @@ class Owner:
         self.instance = instance
         self._at = at
         self._limits = at.settings.limits()
-        self._inbox: asyncio.Queue[Observation | Wanted] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Observation | Wanted | Load] = asyncio.Queue()
         self._wanted = wanted
         self._vitals = Vitals()
         self._process: Process | None = None
+        self._plan: Plan | None = None
+        """What runs was started with; `None` when nobody knows."""
         self._record: Record | None = None
         """Of the running process; `None` without one, or when it could not be written."""
         self._watchers: list[asyncio.Task[None]] = []
@@ -135,10 +159,26 @@ class Owner:
     def subject(self) -> str:
         return self._at.service.bus.subjects.instance(self.instance.node, self.instance.model, self.instance.index)
 
-    def ask(self, wanted: Wanted) -> None:
+    def ask(self, wanted: Wanted | Load) -> None:
         """Say what is wanted from now on; returns at once. Asking twice is asking once."""
         self.settled.clear()
         self._inbox.put_nowait(wanted)
+
+    def replaced_by(self, load: Load) -> int:
+        """Generation of the process that this load would stop first, as things are now; 0: of none."""
+        replaces = self._heed(load).replaces
+        return replaces if self.instance.state in ALIVE and replaces == self.instance.generation else 0
+
+    def changes(self) -> list[str]:
+        """Why what runs is not what would be started now (`launching.differences`); empty: it is, or nothing runs."""
+        if self._plan is None or self.instance.state not in ALIVE:
+            return []
+        return differences(self._plan, self._at.plan(self.instance, self._wanted.options))
+
+    def reload(self) -> None:
+        """Start what runs again, as it would be started now; returns at once."""
+        if self._wanted.wanted:
+            self.ask(msgspec.structs.replace(self._wanted, cause="reload", replaces=self.instance.generation))
 
     def tell(self, seen: Observation) -> None:
         """Report what was seen; returns at once."""
@@ -185,10 +225,24 @@ class Owner:
                 message = await self._inbox.get()
         except TimeoutError:
             return
-        if isinstance(message, Wanted):
-            self._wanted = message
-        else:
-            self._see(message)
+        match message:
+            case Wanted():
+                self._wanted = message
+            case Load():
+                self._wanted = self._heed(message)
+            case _:
+                self._see(message)
+
+    def _heed(self, load: Load) -> Wanted:
+        plan = self._plan
+        if plan is None or self._wanted.replaces == self.instance.generation or self.instance.state not in ALIVE:
+            plan = self._at.plan(self.instance, self._wanted.options)
+        told = plan.options.said
+        found = self._at.models.get(self.instance.model)
+        if isinstance(found, ModelFound) and not self.instance.context_tokens:
+            # While it loads nobody knows better than its file what it will have.
+            told.setdefault("context_tokens", found.context_tokens)
+        return reconcile.heed(self._wanted, load, self.instance, told=told)
 
     def _see(self, seen: Observation) -> None:
         now_ns = time.time_ns()
@@ -204,7 +258,7 @@ class Owner:
         match event:
             case InstanceStarted():
                 self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
-            case InstanceExited(cause="unload" | "shutdown"):
+            case InstanceExited(cause="unload" | "shutdown" | "reload"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
             case InstanceExited():
                 ending = describe_ending(event.exit_code, event.signal)
@@ -223,7 +277,7 @@ class Owner:
             case Adopt(record=record, process=running, untold=untold):
                 for seen in untold:
                     self._see(seen)
-                self._record = record
+                self._record, self._plan = record, record.plan
                 self._write_record(pid=running.pid, process_started_s=running.started_s)
                 self._at.service.log.info("llama-server adopted", instance=self._name, pid=running.pid)
                 tail = tail or self._log_files.open(record.generation)
@@ -250,33 +304,22 @@ class Owner:
     async def _spawn(self) -> None:
         await self._end_watchers()
         model, index, generation = self.instance.model, self.instance.index, self.instance.generation + 1
-        found = self._at.models.get(model)
-        path = found.path if isinstance(found, ModelFound) else self.instance.path
-        settings = self._at.settings
+        asked = self._wanted.options
+        plan = self._plan = self._at.plan(self.instance, asked)
         tail: Tail | None = None
         try:
             tail = self._log_files.open(generation)
+            check_files(model, plan)
             port = free_port(HOST)
-            launch = Launch(
-                program=self._at.llama_server,
-                model=model,
-                path=path,
-                projector=found.projector if isinstance(found, ModelFound) else "",
-                host=HOST,
-                port=port,
-                slots=settings.slots,
-                context_tokens=settings.context_tokens,
-                embedding=isinstance(found, ModelFound) and found.embedding,
-                batch_tokens=min(found.context_tokens, MOST_BATCH_TOKENS) if isinstance(found, ModelFound) else 0,
-                reranking=isinstance(found, ModelFound) and "rerank" in found.capabilities,
-                extra_args=settings.extra_args,
-            )
+            launch = Launch(program=self._at.llama_server, model=model, plan=plan, host=HOST, port=port)
             key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
             mark = render_mark(
                 str(self._at.data_dir), node=self._at.node, model=model, index=index, generation=generation
             )
-            environment = render_environment(self._at.environment, api_key=key, mark=mark)
-            arguments = render_arguments(launch)
+            environment = render_environment(
+                self._at.environment, self._configured_environment(), api_key=key, mark=mark
+            )
+            program, *arguments = render_command(launch)
             self._record = Record(
                 node=self._at.node,
                 model=model,
@@ -286,21 +329,40 @@ class Owner:
                 boot_id=boot_id(),
                 host=HOST,
                 port=port,
-                path=path,
-                command=(launch.program, *arguments),
+                path=plan.path,
+                command=(program, *arguments),
+                plan=plan,
+                asked=asked,
                 key_sha256=key_digest(key),
             )
             self._write_record()
-            process = await Process.spawn(launch.program, arguments, environment, log_path=tail.path)
-        except (CannotSpawn, Unavailable, OSError) as error:
+            process = await Process.spawn(program, arguments, environment, log_path=tail.path)
+        except (CannotSpawn, Unavailable, Rejected, OSError) as error:
             if tail is not None:
                 await tail.finish()
             instance_files.remove_record(self._folder, model, index)
             self._see(SpawnFailed(str(error)))
             return
         self._write_record(pid=process.pid, process_started_s=process.started_s)
-        self._see(Spawned(pid=process.pid, process_started_s=process.started_s, host=HOST, port=port, path=path))
+        self._see(
+            Spawned(
+                pid=process.pid,
+                process_started_s=process.started_s,
+                host=HOST,
+                port=port,
+                path=plan.path,
+                options=plan.options.said,
+            )
+        )
         self._attend(process, tail, host=HOST, port=port)
+
+    def _configured_environment(self) -> dict[str, str]:
+        """Variables of the model's entry, looked up where it says. Raises `Rejected`."""
+        model = self.instance.model
+        return {
+            name: read_reference(value, self._at.environment, setting=f"models.{model}.env.{name}")
+            for name, value in self._at.offers.spec(model).env.items()
+        }
 
     def _attend(self, process: Process, tail: Tail, *, host: str, port: int) -> None:
         """Watch a process from now on."""
@@ -310,7 +372,17 @@ class Owner:
         self._process = process
         self._oom_kills = count_oom_kills()
         self._progress = LoadProgress(self.instance.stage, self.instance.ratio)
-        self._upstream = upstream = Upstream(host, port, key)
+        upstream, plan = Upstream(host, port, key), self._plan
+        if plan is not None and plan.command:
+            upstream = OtherServer(
+                host,
+                port,
+                key,
+                health_path=plan.health_path,
+                said=props_of(plan.options),
+                clients=partial(process.clients, port),
+            )
+        self._upstream = upstream
         file_bytes = found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0
         following = self._watch(self._follow_log(process, tail, generation, file_bytes))
         probing = self._watch(self._probe(upstream, generation))
@@ -331,7 +403,6 @@ class Owner:
         exit_code, signal = await process.wait()
         await end(*others)
         lines = await tail.finish()
-        instance_files.remove_record(self._folder, self.instance.model, self.instance.index)
         self.tell(self._exited(generation, lines, exit_code=exit_code, signal=signal))
 
     def _exited(
@@ -347,6 +418,7 @@ class Owner:
             lines,
             signal=signal,
             loading=self.instance.state is State.LOADING,
+            llama_server=self._plan is None or not self._plan.command,
             oom_killed=not lost and count_oom_kills() > self._oom_kills,
         )
         return ProcessExited(
@@ -420,61 +492,3 @@ class Owner:
             if busy is not None:
                 self.tell(SlotsCounted(generation, busy))
             await asyncio.sleep(_SLOTS_S)
-
-
-class Whois(msgspec.Struct, frozen=True):
-    """To a node's supervisor (`cmd.supervisor.<node>.whois`), from one that is about to take its name."""
-
-
-class Here(msgspec.Struct, frozen=True):
-    pid: int
-    data_dir: str
-
-
-class Commands:
-    """Answers `load` and `unload` at once: accepted, or refused and why."""
-
-    def __init__(self, at: Workplace, owner_of: Callable[[str], Owner], is_known: Callable[[str], bool]) -> None:
-        self._at, self._owner_of, self._is_known = at, owner_of, is_known
-        self._wanted_by: dict[str, set[str]] = {}
-        """Model -> who asked for its load (`LoadModel.by`) and has not taken that back."""
-
-    async def load(self, command: LoadModel) -> Accepted:
-        wanted = reconcile.decide_load(
-            command.model,
-            node=self._at.node,
-            models=self._at.models,
-            llama_server=self._at.llama_server,
-            stopping=self._at.service.stopping.is_set(),
-            now_ns=time.time_ns(),
-        )
-        self._wanted_by.setdefault(command.model, set()).add(command.by)
-        return await self._accept(command.model, wanted)
-
-    async def cancel_load(self, command: CancelLoad) -> Accepted:
-        """Ends a load that nobody wants any more; else changes nothing."""
-        wanted_by = self._wanted_by.get(command.model, set())
-        wanted_by.discard(command.by)
-        owner = self._owner_of(command.model)
-        state = owner.instance.state
-        if not wanted_by and state in (State.LOADING, State.BACKOFF):
-            wanted = Wanted(wanted=False, cause="cancelled", asked_ns=time.time_ns())
-            return await self._accept(command.model, wanted)
-        sequence = await self._at.journal.sequence(owner.subject)
-        return Accepted(node=self._at.node, model=command.model, state=state.value, sequence=sequence)
-
-    async def unload(self, command: UnloadModel) -> Accepted:
-        known = self._is_known(command.model)
-        wanted = reconcile.decide_unload(
-            command.model, node=self._at.node, models=self._at.models, known=known, now_ns=time.time_ns()
-        )
-        self._wanted_by.pop(command.model, None)
-        return await self._accept(command.model, wanted)
-
-    async def _accept(self, model: str, wanted: Wanted) -> Accepted:
-        owner = self._owner_of(model)
-        # Before the owner hears of it: whoever follows from here sees all that the command led to, and nothing older.
-        sequence = await self._at.journal.sequence(owner.subject)
-        state = owner.instance.state.value
-        owner.ask(wanted)
-        return Accepted(node=self._at.node, model=model, state=state, sequence=sequence)

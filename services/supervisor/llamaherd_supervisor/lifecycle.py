@@ -6,7 +6,7 @@ Nothing else may compare or assign a `State`.
 
 import enum
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from llamaherd_shared.events.instance import (
     InstanceStarted,
     InstanceStopping,
 )
+from llamaherd_shared.model_options import LoadOptions
 from llamaherd_supervisor.faults import Fault
 
 
@@ -95,6 +96,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     port: int = 0
     path: str = ""
+    slots: int = 0
+    context_tokens: int = 0
+    """Of each slot; both as the running process told, 0 before."""
     crashed_ns: tuple[int, ...] = ()
     """When it crashed, oldest first, since the last exit or start that somebody asked for."""
     load_crashes: int = 0
@@ -122,9 +126,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     wanted: bool
     cause: str = "unload"
-    """Why it should not run."""
+    """Why it should not run, or not go on running as it does."""
     asked_ns: int = 0
     """When it was asked for; a `failed` instance is only touched for something newer than its failure."""
+    options: LoadOptions = LoadOptions()
+    """What the load asked for, for the next spawn."""
+    replaces: int = 0
+    """Generation of a process that is to be started again; 0: of none."""
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +141,8 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     path: str
+    options: Mapping[str, Any] = {}
+    """What llama-server was told (`InstanceStarted.options`)."""
     generation: int | None = None
     """Of a process that an earlier supervisor spawned and had no time to tell of; `None`: the next one."""
 
@@ -286,6 +296,7 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
                 # A start after `failed` or `stopped` was asked for: what was before is forgiven.
                 restarts=crashed if instance.state is State.BACKOFF else 0,
                 path=seen.path,
+                options=dict(seen.options),
             )
         case SpawnFailed(reason=reason):
             return InstanceFailed(
@@ -444,6 +455,8 @@ def evolve(instance: Instance, event: InstanceEvent) -> Instance:
                 "host": event.host,
                 "port": event.port,
                 "path": event.path,
+                "slots": 0,
+                "context_tokens": 0,
                 "crashed_ns": instance.crashed_ns if event.restarts else (),
                 "load_crashes": instance.load_crashes if event.restarts else 0,
                 "restart_at_ns": None,
@@ -455,6 +468,7 @@ def evolve(instance: Instance, event: InstanceEvent) -> Instance:
             changes |= {"stage": event.stage, "ratio": event.ratio}
         case InstanceReady():
             changes |= {"load_crashes": 0, "stage": "", "ratio": 1.0}
+            changes |= {"slots": event.slots, "context_tokens": event.context_tokens}
         case InstanceDraining() | InstanceStopping():
             changes |= {"cause": event.cause}
         case InstanceExited():
@@ -488,11 +502,11 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
         case _ if vitals.killed is not None:
             return None
         case State.LOADING:
-            if not wanted.wanted:
+            if not wanted.wanted or _is_replaced(instance, wanted):
                 return Signal(wanted.cause)
             return _wait_or(Signal("unhealthy", kill=True), limits.load_timeout_s - for_s)
         case State.READY:
-            if not wanted.wanted:
+            if not wanted.wanted or _is_replaced(instance, wanted):
                 return Drain(wanted.cause)
             # What does not answer would not hear SIGTERM either: no STOPPING here.
             return Signal("unhealthy", kill=True) if vitals.missed >= limits.max_missed else None
@@ -501,6 +515,10 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             return _wait_or(Signal(instance.cause), (_DRAIN_GRACE_S if idle else limits.drain_timeout_s) - for_s)
         case State.STOPPING:
             return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)
+
+
+def _is_replaced(instance: Instance, wanted: Wanted) -> bool:
+    return wanted.replaces == instance.generation > 0
 
 
 def _wait_or(action: Action, left_s: float) -> Action:

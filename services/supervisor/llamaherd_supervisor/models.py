@@ -1,13 +1,14 @@
 """Which models the models folder offers, told from the files in it, and what of that is news."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Final
 
 import msgspec
 
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
 from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf
+from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.projectors import ModelFile, Projector, claims_of, explain_unused, projector_of
 
 YOUNG_S: Final = 10.0
@@ -71,10 +72,10 @@ def find_projectors(files: Iterable[GgufFile]) -> list[Projector]:
 def take_up(event: ModelEvent) -> GgufFile | None:
     """The file of which an earlier supervisor told this; `None`: it must be read again.
 
-    So must one with a projector, whose own capabilities the fact does not tell apart, and one of which nobody told
-    the `embedding_length` yet.
+    So must one with a projector or with configured capabilities, which the fact does not tell apart from its own, and
+    one of which nobody told the `embedding_length` yet.
     """
-    if not isinstance(event, ModelFound) or event.projector or not event.embedding_length:
+    if not isinstance(event, ModelFound) or event.projector or event.configured or not event.embedding_length:
         return None
     head = GgufHead(
         architecture=event.architecture,
@@ -96,9 +97,17 @@ def is_on_its_way(file: GgufFile, *, now_ns: int) -> bool:
     return unfinished and now_ns - file.seen.modified_ns < YOUNG_S * 1e9
 
 
-def survey(node: str, files: Collection[GgufFile], *, now_ns: int) -> dict[str, ModelFound | ModelRejected]:
-    """What is to be said of each model, and of each projector that no model has, by name."""
-    named = name_files(files)
+def survey(
+    node: str, files: Collection[GgufFile], offers: Offers, *, aside: Container[str] = (), now_ns: int
+) -> dict[str, ModelFound | ModelRejected]:
+    """What is to be said of each model, and of each projector that no model has, by name.
+
+    `aside`: paths of files that are there for an entry of `models` only, and have no name by themselves.
+    """
+    by_path = {file.seen.path: file for file in files}
+    files = [file for file in files if file.seen.path not in aside]
+    placed = {name: by_path[path] for name, path in offers.paths.items() if path in by_path}
+    named = name_files(files) | placed
     models = [
         ModelFile(name, file.seen.path, file.head.embedding_length)
         for name, file in named.items()
@@ -106,7 +115,15 @@ def survey(node: str, files: Collection[GgufFile], *, now_ns: int) -> dict[str, 
     ]
     claims = claims_of(find_projectors(files), models)
     projectors = {model.name: projector_of(model, claims) for model in models}
-    events = {name: judge(node, name, file, projectors.get(name), now_ns=now_ns) for name, file in named.items()}
+    for model in models:
+        path = offers.projector(model.name)
+        if path is not None:
+            projectors[model.name] = _placed_projector(path, by_path.get(path))
+    events = {
+        name: offers.configure(judge(node, name, file, projectors.get(name), now_ns=now_ns))
+        for name, file in named.items()
+    }
+    events |= offers.commands(node=node, now_ns=now_ns)
     for claim in claims:
         path = claim.projector.path
         name = model_name(path.rpartition("/")[2])
@@ -114,6 +131,15 @@ def survey(node: str, files: Collection[GgufFile], *, now_ns: int) -> dict[str, 
             reason = explain_unused(claim.projector, models)
             events.setdefault(name, ModelRejected(node=node, model=name, at_ns=now_ns, path=path, reason=reason))
     return events
+
+
+def _placed_projector(path: str, file: GgufFile | None) -> Projector | None:
+    """The one that an entry names; what is none lets nobody see or hear. `None`: there is to be none."""
+    if not path:
+        return None
+    if file is None or not isinstance(file.head, ProjectorHead):
+        return Projector(path, 0, ProjectorHead())
+    return Projector(path, file.seen.size_bytes, file.head)
 
 
 def judge(

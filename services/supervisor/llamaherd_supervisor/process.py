@@ -104,6 +104,17 @@ class Process:
         if not self._leader_gone or _has_group(self.pid):
             _signal_group(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
 
+    def clients(self, port: int) -> int:
+        """How many are connected to this port of it, or of what it has started; 0 when nobody can tell."""
+        count = 0
+        with contextlib.suppress(psutil.Error):
+            leader = psutil.Process(self.pid)
+            for process in (leader, *leader.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    sockets = process.net_connections("tcp")
+                    count += sum(each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port for each in sockets)
+        return count
+
     def resident_bytes(self) -> int:
         """Memory it occupies, mapped weights included; 0 when it is gone."""
         try:

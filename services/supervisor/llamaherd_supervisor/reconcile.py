@@ -2,32 +2,79 @@
 
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
+
+from llamaherd_shared.commands import LoadModel
 from llamaherd_shared.errors import NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected
-from llamaherd_supervisor.adoption import Adopt, Found
-from llamaherd_supervisor.lifecycle import Instance, State, Wanted
+from llamaherd_shared.model_options import LoadOptions, overlay, satisfies
+from llamaherd_shared.model_spec import ModelSpec, at_least, within
+from llamaherd_supervisor.adoption import Adopt, Found, Record
+from llamaherd_supervisor.lifecycle import ALIVE, Instance, State, Wanted
 
 NO_LLAMA_SERVER = "no llama-server is known on {node}: run `llamaherd install llama-server`, or name one with"
 NO_LLAMA_SERVER += " LLAMAHERD_LLAMA_SERVER"
 
 
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """A load that was accepted."""
+
+    options: LoadOptions = LoadOptions()
+    for_request: bool = False
+    """As in `LoadModel`."""
+    asked_ns: int
+
+
 def decide_load(
-    model: str, *, node: str, models: Mapping[str, ModelEvent], llama_server: str, stopping: bool, now_ns: int
-) -> Wanted:
-    """What to want after a `load`. Raises why it is refused."""
+    command: LoadModel,
+    *,
+    node: str,
+    models: Mapping[str, ModelEvent],
+    spec: ModelSpec,
+    llama_server: str,
+    stopping: bool,
+    now_ns: int,
+) -> Load:
+    """What is to be loaded after a `load`, with options that make sense. Raises why it is refused."""
+    model = command.model
     if stopping:
         raise Unavailable(f"the supervisor of {node} is stopping", retry_after_s=5)
     match models.get(model):
-        case ModelFound():
+        case ModelFound(context_tokens=training_tokens):
             pass
         case ModelRejected(path=path, reason=reason):
             raise Rejected(f"{model} cannot be loaded: {path}: {reason}")
         case _:
             raise NotFound(unknown_model(model, node=node, models=models))
-    if not llama_server:
+    if not llama_server and not spec.command:
         raise Unavailable(NO_LLAMA_SERVER.format(node=node))
-    return Wanted(wanted=True, asked_ns=now_ns)
+    options = within(command.options, spec, training_tokens=training_tokens)
+    if command.for_request:
+        options = at_least(options, spec)
+    return Load(options=options, for_request=command.for_request, asked_ns=now_ns)
+
+
+def heed(before: Wanted, load: Load, instance: Instance, *, told: Mapping[str, Any]) -> Wanted:
+    """What to want after an accepted load. `told`: what the process is told that runs, or will.
+
+    One that has what is asked for stays. Of one that has not, a request changes nothing but its context, and never to
+    less than others have asked for.
+    """
+    if not before.wanted or instance.state in (State.STOPPED, State.FAILED):
+        return Wanted(wanted=True, asked_ns=load.asked_ns, options=load.options)
+    asked = LoadOptions(context_tokens=load.options.context_tokens) if load.for_request else load.options
+    going = before.replaces == instance.generation
+    if satisfies(
+        asked,
+        told,
+        context_tokens=0 if going else instance.context_tokens,
+        slots=0 if going else instance.slots,
+    ):
+        return msgspec.structs.replace(before, asked_ns=load.asked_ns)
+    options = overlay(before.options, asked) if load.for_request else load.options
+    return Wanted(wanted=True, cause="reload", asked_ns=load.asked_ns, options=options, replaces=instance.generation)
 
 
 def decide_unload(model: str, *, node: str, models: Mapping[str, ModelEvent], known: bool, now_ns: int) -> Wanted:
@@ -47,7 +94,13 @@ def unknown_model(model: str, *, node: str, models: Mapping[str, ModelEvent]) ->
     return f"{node} has no model {model!r}{hint}; it has {', '.join(known)}"
 
 
-def wanted_after_restart(instance: Instance, found: Found | None) -> Wanted:
+def wanted_after_restart(instance: Instance, found: Found | None, record: Record | None) -> Wanted:
     """What the supervisor before us wanted: what it ran, was about to restart, or had started and not told."""
     running = instance.state in {State.LOADING, State.READY, State.BACKOFF}
-    return Wanted(wanted=running or (isinstance(found, Adopt) and bool(found.untold)), asked_ns=0)
+    # One that was on its way to another start was not to stay away.
+    running = running or (instance.state in ALIVE and instance.cause == "reload")
+    return Wanted(
+        wanted=running or (isinstance(found, Adopt) and bool(found.untold)),
+        asked_ns=0,
+        options=record.asked if record is not None else LoadOptions(),
+    )

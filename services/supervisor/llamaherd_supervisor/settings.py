@@ -24,12 +24,6 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How often the models folder is looked at."""
     llama_server: Path | None = None
     """The llama-server program; unset: the one on PATH."""
-    slots: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Parallel sequences per instance; 0: llama-server's own choice (4, sharing one context)."""
-    context_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Context of each slot; 0: the model's own."""
-    extra_args: list[str] = []
-    """Further words for every llama-server's command line, e.g. `["--n-gpu-layers", "99"]`."""
     stop_timeout_s: Seconds = 10.0
     """From SIGTERM to SIGKILL."""
     drain_timeout_s: Seconds = 30.0
@@ -71,7 +65,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
 
 
-def read_reference(reference: str, environment: Mapping[str, str], *, name: str) -> str:
+def read_reference(reference: str, environment: Mapping[str, str], *, setting: str) -> str:
     """The secret that a setting refers to: `env:NAME`, `file:PATH`, else its own text; empty without one.
 
     Raises `Rejected` when the file cannot be read. A variable that is not set is no secret.
@@ -85,7 +79,7 @@ def read_reference(reference: str, environment: Mapping[str, str], *, name: str)
         return Path(where).expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise Rejected(f"cannot read the secret in {where}: {reason} (`supervisor.{name}`)") from error
+        raise Rejected(f"cannot read the secret in {where}: {reason} (`{setting}`)") from error
 
 
 def find_llama_server(settings: SupervisorSettings) -> str:

@@ -23,6 +23,7 @@ from llamaherd_shared.fold import Snapshot, replay
 from llamaherd_supervisor import gguf_description
 from llamaherd_supervisor.gguf_description import GgufDescription
 from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf, parse_gguf, read_tables
+from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.lifecycle import Instance
 from llamaherd_supervisor.models import PART_ENDING, Sighting, model_name, part_paths
 from llamaherd_supervisor.projection import Known, evolve
@@ -44,6 +45,19 @@ _SLICE_BYTES: Final = 16 * 2**20
 def look(models_dir: Path) -> dict[str, Sighting]:
     """The GGUF files by path, of a split model the first. A folder that is not there is an empty one."""
     return {sighting.path: sighting for sighting in _sightings(str(models_dir), _DEPTH)}
+
+
+def look_at(paths: Iterable[str]) -> dict[str, Sighting]:
+    """These files, by path; one that is not there cannot be read, and that is what will be said of it."""
+    return {path: _sighting(path) for path in paths}
+
+
+def _sighting(path: str) -> Sighting:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Sighting(path, 0, 0)
+    return Sighting(path, status.st_size, status.st_mtime_ns)
 
 
 def _sightings(folder: str, depth: int) -> Iterator[Sighting]:
@@ -73,6 +87,14 @@ def read_head(sighting: Sighting) -> GgufHead | ProjectorHead | UnreadableGguf:
         return error
     except OSError as error:
         return UnreadableGguf(f"it cannot be read: {error.strerror}")
+
+
+def check_files(model: str, plan: Plan) -> None:
+    """Raises `Unavailable` when a file is missing that the model is to be started with."""
+    for name, path in plan.files.items():
+        # What is wrong with the model's own file llama-server tells best.
+        if name != "path" and not os.path.isfile(path):
+            raise Unavailable(f"{model} cannot be started: there is no file {path} (`{name}`)")
 
 
 def file_size(path: Path) -> int | None:

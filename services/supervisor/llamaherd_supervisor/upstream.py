@@ -5,19 +5,22 @@ and an idle one would keep one of its few HTTP threads.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+
+from llamaherd_shared.model_options import ModelOptions
 
 _MAX_ANSWER_BYTES: Final = 8 * 2**20
 """`GET /slots` carries the prompts of busy slots in some versions."""
 
 
-class _Settings(msgspec.Struct):
+class _Settings(msgspec.Struct, frozen=True):
     n_ctx: int = 0
 
 
-class Props(msgspec.Struct):
+class Props(msgspec.Struct, frozen=True):
     """`GET /props`."""
 
     total_slots: int = 1
@@ -84,3 +87,30 @@ class Upstream:
             return int(head.split(" ", 2)[1]), await reader.readexactly(count)
         finally:
             writer.close()
+
+
+class OtherServer(Upstream):
+    """A server that is not llama-server: it tells whether it is well, and nothing about slots."""
+
+    def __init__(
+        self, host: str, port: int, api_key: str, *, health_path: str, said: Props, clients: Callable[[], int]
+    ) -> None:
+        """`said`: what its entry says of it; `clients`: how many are connected."""
+        super().__init__(host, port, api_key)
+        self._health_path, self._said, self._clients = health_path, said, clients
+
+    async def probe_health(self, *, timeout_s: float) -> int | None:
+        answer = await self._get(self._health_path, timeout_s)
+        return answer[0] if answer else None
+
+    async def probe_props(self, *, timeout_s: float) -> Props | None:
+        return self._said
+
+    async def probe_busy_slots(self, *, timeout_s: float) -> int | None:
+        """A gateway that has no request there any more closes its connections when it hears of the draining."""
+        return await asyncio.to_thread(self._clients)
+
+
+def props_of(options: ModelOptions) -> Props:
+    """Slots and context as an entry tells them; one slot when it does not."""
+    return Props(options.slots or 1, _Settings(options.context_tokens or 0))

@@ -14,9 +14,10 @@ class ModelBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
-    """A readable GGUF file is in the models folder (or has changed)."""
+    """There is a model that can be loaded (or it has changed): a readable GGUF file, or a `command`."""
 
     path: str
+    """Empty when it is served by a `command` that needs no file."""
     size_bytes: int
     modified_ns: int
     architecture: str = ""
@@ -41,6 +42,8 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     projector: str = ""
     """Path of the GGUF file that lets it see or hear (`mmproj`); empty without one."""
     projector_bytes: int = 0
+    configured: bool = False
+    """Whether `capabilities` are as `models` in llamaherd.yaml says, not as its files tell."""
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):

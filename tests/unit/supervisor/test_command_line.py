@@ -2,70 +2,55 @@
 
 import msgspec
 
+from llamaherd_shared.model_options import ModelOptions
 from llamaherd_supervisor.command_line import (
     Launch,
     is_marked,
     matches,
-    render_arguments,
+    render_command,
     render_environment,
     render_mark,
 )
+from llamaherd_supervisor.launching import Plan
 
-LAUNCH = Launch(program="llama-server", model="cria", path="/m/cria.gguf", host="127.0.0.1", port=4711)
+LAUNCH = Launch(program="llama-server", model="cria", plan=Plan(path="/m/cria.gguf"), host="127.0.0.1", port=4711)
 
 
 def test_command_line_by_default_leaves_the_sizes_to_llama_server() -> None:
-    assert render_arguments(LAUNCH) == [
-        *("--model", "/m/cria.gguf", "--alias", "cria", "--host", "127.0.0.1", "--port", "4711"),
+    assert render_command(LAUNCH) == [
+        *("llama-server", "--model", "/m/cria.gguf", "--alias", "cria", "--host", "127.0.0.1", "--port", "4711"),
         *("--metrics", "--slots", "--no-webui"),
     ]
 
 
-def test_context_is_given_for_all_slots_together() -> None:
-    launch = Launch(
-        program="llama-server",
-        model="m",
-        path="/m.gguf",
-        host="127.0.0.1",
-        port=1,
-        slots=4,
-        context_tokens=2048,
-        extra_args=["--n-gpu-layers", "99"],
-    )
+def test_options_and_further_words_stand_where_they_count() -> None:
+    options = ModelOptions(slots=4, context_tokens=2048, experts=2)
+    plan = Plan(path="/m.gguf", options=options, args=("--keep", "64"), architecture="mixtral")
 
-    words = render_arguments(launch)
+    words = " ".join(render_command(msgspec.structs.replace(LAUNCH, plan=plan)))
 
-    assert words[words.index("--ctx-size") + 1] == "8192"
-    assert words[words.index("--parallel") + 1] == "4"
-    assert words[-2:] == ["--n-gpu-layers", "99"]
+    assert " --ctx-size 8192 --parallel 4 --override-kv mixtral.expert_used_count=int:2 --metrics " in words
+    assert words.endswith(" --keep 64")
 
 
-def test_a_model_made_for_embeddings_serves_them() -> None:
-    launch = Launch(program="llama-server", model="e", path="/e.gguf", host="127.0.0.1", port=1, embedding=True)
+def test_another_server_is_told_where_to_listen() -> None:
+    command = ("serve", "--at", "${HOST}:${PORT}", "--name=${MODEL}", "${MODEL_PATH}", "${HOME}")
+    launch = msgspec.structs.replace(LAUNCH, plan=Plan(path="/w.bin", command=command))
 
-    assert "--embedding" in render_arguments(launch)
-    assert "--embedding" not in render_arguments(LAUNCH)
-
-
-def test_a_projector_is_named() -> None:
-    words = render_arguments(msgspec.structs.replace(LAUNCH, projector="/m/mmproj.gguf"))
-
-    assert words[words.index("--mmproj") + 1] == "/m/mmproj.gguf"
+    assert render_command(launch) == ["serve", "--at", "127.0.0.1:4711", "--name=cria", "/w.bin", "${HOME}"]
 
 
-def test_a_long_text_is_embedded_in_one_batch() -> None:
-    launch = msgspec.structs.replace(LAUNCH, batch_tokens=8192)
+def test_variables_of_the_entry_are_set_and_may_hold_the_key() -> None:
+    configured = {"VLLM_API_KEY": "${API_KEY}", "PATH": "/own", "LLAMA_API_KEY": "mine"}
 
-    assert "--ubatch-size" not in render_arguments(launch), "a chat model reads its prompt in pieces"
-    words = render_arguments(msgspec.structs.replace(launch, embedding=True))
-    assert (words[words.index("--batch-size") + 1], words[words.index("--ubatch-size") + 1]) == ("8192", "8192")
+    environment = render_environment({"PATH": "/bin"}, configured, api_key="k3y", mark="here")
 
-
-def test_a_model_made_for_reranking_serves_that() -> None:
-    launch = msgspec.structs.replace(LAUNCH, reranking=True)
-
-    assert "--reranking" in render_arguments(launch)
-    assert "--reranking" not in render_arguments(LAUNCH)
+    assert environment == {
+        "PATH": "/own",
+        "VLLM_API_KEY": "k3y",
+        "LLAMA_API_KEY": "k3y",
+        "LLAMAHERD_INSTANCE": "here",
+    }
 
 
 def test_key_is_in_the_environment_and_not_on_the_command_line() -> None:
@@ -80,7 +65,7 @@ def test_key_is_in_the_environment_and_not_on_the_command_line() -> None:
     environment = render_environment(inherited, api_key="k3y", mark="here")
 
     assert environment == {"PATH": "/bin", "LLAMA_API_KEY": "k3y", "LLAMAHERD_INSTANCE": "here"}
-    assert "k3y" not in " ".join(render_arguments(LAUNCH))
+    assert "k3y" not in " ".join(render_command(LAUNCH))
 
 
 def test_mark_tells_ours_from_those_of_other_nodes_and_data_folders() -> None:
@@ -93,7 +78,7 @@ def test_mark_tells_ours_from_those_of_other_nodes_and_data_folders() -> None:
 
 
 def test_command_line_of_a_recorded_process_is_recognised() -> None:
-    words = ["/usr/bin/llama-server", *render_arguments(LAUNCH)]
+    words = ["/usr/bin/llama-server", *render_command(LAUNCH)[1:]]
 
     assert matches(words, path="/m/cria.gguf", port=4711)
     assert not matches(words, path="/m/cria.gguf", port=4712)

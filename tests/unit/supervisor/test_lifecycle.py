@@ -2,6 +2,7 @@
 
 from functools import reduce
 
+import msgspec
 import pytest
 
 from llamaherd_shared.events.instance import (
@@ -362,6 +363,19 @@ def test_start_by_hand_forgives_earlier_crashes() -> None:
     assert evolve(failed, event).crashed_ns == ()
 
 
+def test_what_a_process_was_told_is_told_and_what_it_has_is_kept() -> None:
+    spawned = msgspec.structs.replace(SPAWNED, options={"slots": 2})
+
+    (event,) = seen(NEW, spawned)
+
+    assert isinstance(event, InstanceStarted)
+    assert event.options == {"slots": 2}
+    loaded = evolve(evolve(NEW, event), ready())
+    assert (loaded.slots, loaded.context_tokens) == (4, 512)
+    again = evolve(evolve(loaded, exited()), started(5, generation=2))
+    assert (again.slots, again.context_tokens) == (0, 0)
+
+
 # How long to wait
 
 
@@ -379,6 +393,8 @@ def test_jitter_stretches_by_up_to_a_tenth() -> None:
 
 # What to do
 
+OTHERWISE = Wanted(wanted=True, cause="reload", replaces=1)
+"""Not the first spawn, but another one."""
 BUSY, IDLE = Vitals(busy_slots=1), Vitals(busy_slots=0)
 SILENT, KILLED = Vitals(missed=3), Vitals(missed=3, killed="unhealthy")
 TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]] = {
@@ -400,6 +416,10 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "draining goes on when wanted again": ([started(), ready(), DRAINING], IDLE, YES, 2.4, Signal("unload")),
     "stopping": ([started(), ready(), DRAINING, STOPPING], IDLE, NO, 4, Wait(9.0)),
     "stopping too long": ([started(), ready(), DRAINING, STOPPING], IDLE, NO, 13, Signal("unload", kill=True)),
+    "to be started again while ready": ([started(), ready()], Vitals(), OTHERWISE, 2, Drain("reload")),
+    "to be started again while loading": ([started()], Vitals(), OTHERWISE, 1, Signal("reload")),
+    "started again": ([started(), ready(), DRAINING, STOPPED], IDLE, OTHERWISE, 4, Spawn()),
+    "started again already": ([started(generation=2), ready()], Vitals(), OTHERWISE, 2, None),
     "wanted again after the stop": ([started(), ready(), DRAINING, STOPPING, STOPPED], IDLE, YES, 4, Spawn()),
     "backoff": ([started(), exited()], KILLED, YES, 2, Wait(1.0)),
     "backoff is over": ([started(), exited()], KILLED, YES, 3, Spawn()),

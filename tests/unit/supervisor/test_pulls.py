@@ -169,7 +169,7 @@ def test_secret_is_read_where_the_setting_points(tmp_path: Path) -> None:
     environment = {"HF_TOKEN": " from-env "}
 
     def read(reference: str) -> str:
-        return read_reference(reference, environment, name="hub_token")
+        return read_reference(reference, environment, setting="supervisor.hub_token")
 
     assert read("env:HF_TOKEN") == "from-env"
     assert read("env:OTHER") == ""

@@ -85,7 +85,7 @@ class Pulls:
         def make() -> "Hub":
             from llamaherd_supervisor.pulls.hub import Hub
 
-            own = "" if command.url else read_reference(settings.hub_token, environment, name="hub_token")
+            own = "" if command.url else read_reference(settings.hub_token, environment, setting="supervisor.hub_token")
             return Hub(command.url or settings.hub_url, token=token or own, timeout_s=settings.pull_timeout_s)
 
         return await asyncio.to_thread(make)
