@@ -22,6 +22,12 @@ _STATE_STYLE: Final = {
     "failed": "red",
     "rejected": "red",
 }
+_TROUBLES: Final = {
+    "failed": "has failed",
+    "backoff": "has crashed and is started again",
+    "rejected": "cannot be served",
+}
+"""What is said of a model in such a state."""
 _LEVEL_STYLE: Final[dict[Level, str]] = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 
 _SHOWN: Final = {"sequence", "at_ns", "type", "node", "model", "index", "subject"}
@@ -67,6 +73,7 @@ def models_table(models: Sequence[Model], *, with_node: bool) -> Table:
 
 def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) -> Table:
     """Every llama-server that is wanted or running, one row each."""
+    with_options = any(model.instance is not None and render_options(model.instance.options) for model in models)
     table = _table(
         "MODEL",
         *(("NODE",) if with_node else ()),
@@ -76,7 +83,7 @@ def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) ->
         "ADDRESS",
         "SLOTS",
         "CONTEXT",
-        "OPTIONS",
+        *(("OPTIONS",) if with_options else ()),
         "RESTARTS",
         "",
     )
@@ -93,7 +100,7 @@ def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) ->
             f"{instance.host}:{instance.port}" if instance.port else "",
             str(instance.slots or ""),
             str(instance.context_tokens or ""),
-            render_options(instance.options),
+            *((render_options(instance.options),) if with_options else ()),
             str(instance.restarts or ""),
             reason_of(model),
         )
@@ -163,6 +170,15 @@ def render_limits(key: ApiKey) -> str:
 def _from_now(at_ns: int, now_ns: int) -> str:
     # Half a second more: 30 days from now are not 29 d 23 h because a request took a moment.
     return f"in {render_duration((at_ns - now_ns) / 1e9 + 0.5)}" if at_ns > now_ns else "(over)"
+
+
+def describe_troubles(models: Sequence[Model], *, with_node: bool) -> list[str]:
+    """A sentence for each model that is not as it should be."""
+    return [
+        f"{model.model}{f' on {model.node}' if with_node else ''} {_TROUBLES[model.state]}: {reason}"
+        for model in models
+        if model.state in _TROUBLES and (reason := reason_of(model))
+    ]
 
 
 def reason_of(model: Model) -> str:

@@ -33,6 +33,8 @@ class ManagedHerd:
         (self.node.folder / "secret").write_bytes(SECRET)
         self.node.settings |= {"hub_url": hub.url, "pull_backoff_s": 0.02, "pull_retries": 2, "hub_token": ""}
         self.node.settings |= supervisor
+        if "models" in settings:
+            self.node.configure(settings["models"])
         self.gateway = self.new_gateway("gateway", **settings)
         self.other = self.new_gateway("other", **settings)
         self.client = ollama.Client(self.gateway.url, timeout=20)
@@ -146,7 +148,7 @@ def records_of(response: httpx.Response) -> list[dict[str, Any]]:
 def managed_herd(
     folder: Path, server: NatsServer, *, supervisor: dict[str, Any] | None = None, **settings: Any
 ) -> Iterator[ManagedHerd]:
-    """`supervisor`: settings of its own; the others are the gateways'."""
+    """`supervisor`: settings of its own; the others are the gateways', `models` everybody's."""
     with FakeHub() as hub:
         herd = ManagedHerd(folder, server, hub, supervisor=supervisor or {}, **settings)
         try:

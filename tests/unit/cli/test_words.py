@@ -10,6 +10,7 @@ from llamaherd.fleet import ApiKey, Instance, KeyUse, Model, Service
 from llamaherd.words import (
     checks_table,
     describe_key,
+    describe_troubles,
     instances_table,
     keys_table,
     models_table,
@@ -50,6 +51,25 @@ def test_models_show_state_size_and_why_one_cannot_be_served() -> None:
     assert "NODE" not in text
 
 
+def test_models_that_are_not_as_they_should_be_are_told_with_their_reason() -> None:
+    failed = Instance(state="failed", cause="crash", fault="out_of_memory", reason="memory is full: unload another")
+    crashed = Instance(state="backoff", cause="crash", reason="it was killed from outside (SIGKILL)")
+    unloaded = Instance(state="stopped", cause="unload")
+    models = [
+        *MODELS,
+        Model(model="full", node="box", instance=failed),
+        Model(model="shot", node="box", instance=crashed),
+        Model(model="gone", node="box", instance=unloaded),
+    ]
+
+    assert describe_troubles(models, with_node=False) == [
+        "torn cannot be served: the file ends inside the tensor table",
+        "full has failed: memory is full: unload another",
+        "shot has crashed and is started again: it was killed from outside (SIGKILL)",
+    ]
+    assert describe_troubles(models, with_node=True)[1].startswith("full on box has failed: ")
+
+
 def test_instances_show_only_what_runs() -> None:
     text = printed(instances_table(MODELS, now_ns=61_000_000_000, with_node=True))
 
@@ -57,6 +77,7 @@ def test_instances_show_only_what_runs() -> None:
     assert "1 min" in text
     assert "flash_attention on, mmproj eyes.gguf" in text
     assert "torn" not in text
+    assert "OPTIONS" not in printed(instances_table(MODELS[1:], now_ns=0, with_node=False))
 
 
 def test_services_show_what_troubles_them() -> None:
