@@ -60,7 +60,7 @@ from llamaherd_supervisor.lifecycle import (
 )
 from llamaherd_supervisor.load_progress import LoadProgress
 from llamaherd_supervisor.offers import Offers
-from llamaherd_supervisor.process import CannotSpawn, Process, boot_id, count_oom_kills, free_port
+from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Process, boot_id, count_oom_kills, free_port
 from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.settings import SupervisorSettings, read_reference
 from llamaherd_supervisor.store import check_files
@@ -209,6 +209,8 @@ class Owner:
             case Signal(cause=cause, kill=kill):
                 if self._process is not None:
                     self._process.send(kill=kill)
+                    if kill:
+                        self._watch(self._doubt(self._process))
                 self._see(Signalled(cause, kill))
             case Forget(cause=cause):
                 self._see(Forgotten(cause))
@@ -390,12 +392,23 @@ class Owner:
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
+        task.add_done_callback(self._tell_failure)
         self._watchers.append(task)
         return task
+
+    def _tell_failure(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._at.service.log.error("an instance is no longer watched", instance=self._name, exc_info=error)
 
     async def _end_watchers(self) -> None:
         await end(*self._watchers)
         self._watchers.clear()
+
+    async def _doubt(self, killed: Process) -> None:
+        """Say when not even SIGKILL ends it: it waits in the kernel, for a device or a disk."""
+        await asyncio.sleep(KILLED_S)
+        if not killed.is_gone:
+            self._at.service.log.error("a llama-server cannot be killed", instance=self._name, pid=killed.pid)
 
     async def _await_exit(
         self, process: Process, tail: Tail, generation: int, others: tuple["asyncio.Task[None]", ...]

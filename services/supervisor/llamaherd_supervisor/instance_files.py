@@ -52,7 +52,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def remove_record(folder: Path, model: str, index: int) -> None:
-    """Once the process is gone."""
+    """Of a spawn that failed. That of a process that ran stays, for what its load asked for, until the next spawn."""
     with contextlib.suppress(OSError):
         _record_path(folder, model, index).unlink()
 

@@ -22,7 +22,7 @@ _SAME_START_S: Final = 1.5
 _POLL_S: Final = 0.05
 _ADOPTED_POLL_S: Final = 0.5
 """Between two looks at an adopted process where the kernel does not tell of its end (pidfd_open(2))."""
-_KILLED_S: Final = 5.0
+KILLED_S: Final = 5.0
 """From SIGKILL until a process counts as one that cannot be killed."""
 
 Ending = tuple[int | None, str | None]
@@ -44,6 +44,7 @@ class Process:
         self._asked = False
         """SIGTERM was sent: what is left of the group may take its time."""
         self._leader_gone = False
+        self.is_gone = False
 
     @classmethod
     async def spawn(
@@ -95,7 +96,8 @@ class Process:
             await _poll(lambda: not _has_group(self.pid), every_s=_POLL_S)
         elif _has_group(self.pid):
             _signal_group(self.pid, signal.SIGKILL)
-            await _poll(lambda: not _has_group(self.pid), every_s=_POLL_S, within_s=_KILLED_S)
+            await _poll(lambda: not _has_group(self.pid), every_s=_POLL_S, within_s=KILLED_S)
+        self.is_gone = True
         return ending
 
     def send(self, *, kill: bool) -> None:
@@ -253,7 +255,7 @@ async def end_processes(found: Sequence[Running], *, patience_s: float) -> list[
         groups = {group for group in groups if _has_group(group)}
         return not processes and not groups
 
-    for number, within_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, _KILLED_S)):
+    for number, within_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, KILLED_S)):
         for group in groups:
             _signal_group(group, number)
         for process in processes:
