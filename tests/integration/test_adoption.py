@@ -60,6 +60,8 @@ def pids(node: Node) -> list[int]:
 
 
 def test_generation_in_flight_completes_and_the_instance_is_adopted_as_it_is(node: Node) -> None:
+    """T13 (peers.md): a killed supervisor left its processes orphaned."""
+
     async def body() -> None:
         node.add_model("m", tokens=60, delay_token_s=0.03)
         async with herd_of(node) as herd:
@@ -86,6 +88,8 @@ def test_generation_in_flight_completes_and_the_instance_is_adopted_as_it_is(nod
 
 
 def test_end_of_an_adopted_instance_is_noticed_within_a_second_and_mended(node: Node) -> None:
+    """T9 (peers.md): the end of a process was not noticed."""
+
     async def body() -> None:
         node.add_model("m")
         async with herd_of(node) as herd:
@@ -214,6 +218,8 @@ def test_adopted_instance_is_unloaded_like_any_other_and_a_clean_stop_leaves_no_
 
 
 def test_end_that_nobody_watched_is_told_with_the_last_lines_and_mended(node: Node) -> None:
+    """T11 (peers.md): failed, crashed and deliberately unloaded could not be told apart."""
+
     async def body() -> None:
         node.add_model("m")
         async with herd_of(node) as herd:
@@ -281,6 +287,8 @@ def test_process_whose_record_was_not_completed_is_known_by_its_mark(node: Node)
 
 @pytest.mark.parametrize("damage", ["missing", "garbage"])
 def test_process_without_a_record_is_replaced(node: Node, damage: str) -> None:
+    """T17 (peers.md): a restart that left processes behind failed again."""
+
     async def body() -> None:
         node.add_model("m")
         async with herd_of(node) as herd:

@@ -24,8 +24,9 @@ def endless_herd(tmp_path: Path) -> Iterator[Herd]:
     """A demo herd whose llama-server goes on when its context is full."""
     if llama_server_or_none() is None:
         pytest.skip("no llama-server: build one with `uv run llamaherd install llama-server` (about five minutes)")
-    environ = {"LLAMAHERD_SUPERVISOR_EXTRA_ARGS": '["--context-shift"]'}
-    running = Herd(tmp_path, "--demo", environ=environ).start()
+    config = tmp_path / "llamaherd.yaml"
+    config.write_text('models: {"*": {args: ["--context-shift"]}}')
+    running = Herd(tmp_path, "--demo", "--config", str(config)).start()
     yield running
     running.stop()
 
