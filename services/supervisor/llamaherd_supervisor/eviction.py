@@ -206,11 +206,12 @@ class _Queue:
         return choose_victims(at_once, missing) or choose_victims(open_to_it, missing)
 
     def _load(self, wish: Wish) -> Decision:
-        going = [each for each in self._present if each.leaving and clash(wish, each, self._rules.groups)]
-        if not going and not lacking(wish.estimate.needs, self._free_now()):
+        """Nobody has to be unloaded for it; but those that an earlier one waits for may still be here."""
+        clashing = [each for each in self._present if clash(wish, each, self._rules.groups)]
+        if not clashing and not lacking(wish.estimate.needs, self._free_now()):
             return Grant()
-        names = ", ".join(each.model for each in self._present if each.leaving)
-        return Await(f"{names} to be gone" if names else "memory that others are about to leave")
+        going = clashing or [each for each in self._present if each not in self._staying]
+        return Await(f"{', '.join(each.model for each in going)} to be gone")
 
     def _evict(self, wish: Wish, victims: Sequence[Resident]) -> Decision:
         obstacles = [(each, obstacle) for each in victims if (obstacle := self._obstacle(each)) is not None]

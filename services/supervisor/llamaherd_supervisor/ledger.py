@@ -58,8 +58,9 @@ class Ledger:
         """What was promised; nothing is known of a process that ran before we did."""
         return self._promised.get(key, _UNKNOWN)
 
-    def adopt(self, key: Key, estimate: Estimate) -> None:
-        """A process that runs already has its memory, whatever there is."""
+    def promise(self, key: Key, estimate: Estimate) -> None:
+        """It has this memory, whatever there is: its process runs already. What was measured takes the place of what
+        was estimated, also for its restart after a crash."""
         self._promised[key] = estimate
 
     def withdraw(self, key: Key) -> None:

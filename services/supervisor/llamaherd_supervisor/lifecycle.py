@@ -15,10 +15,12 @@ from llamaherd_shared.events.instance import (
     InstanceEvent,
     InstanceExited,
     InstanceFailed,
+    InstanceMeasured,
     InstanceProgressed,
     InstanceReady,
     InstanceStarted,
     InstanceStopping,
+    InstanceWaiting,
 )
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_supervisor.faults import Fault
@@ -27,6 +29,8 @@ from llamaherd_supervisor.faults import Fault
 class State(enum.StrEnum):
     STOPPED = "stopped"
     """No process, and none wanted."""
+    WAITING = "waiting"
+    """Wanted, and its memory is not free yet."""
     LOADING = "loading"
     """Process alive; `GET /health` has not answered 200 since the spawn."""
     READY = "ready"
@@ -42,25 +46,51 @@ class State(enum.StrEnum):
 
 
 NEXT: Final[Mapping[State, Mapping[type[InstanceEvent], State]]] = {
-    State.STOPPED: {InstanceStarted: State.LOADING, InstanceFailed: State.FAILED},
+    State.STOPPED: {
+        InstanceStarted: State.LOADING,
+        InstanceWaiting: State.WAITING,
+        InstanceFailed: State.FAILED,
+    },
+    # An exit out of a state without a process says that no further start will be tried, as somebody asked.
+    State.WAITING: {
+        InstanceWaiting: State.WAITING,
+        InstanceStarted: State.LOADING,
+        InstanceExited: State.STOPPED,
+        InstanceFailed: State.FAILED,
+    },
     State.LOADING: {
         InstanceProgressed: State.LOADING,
         InstanceReady: State.READY,
         InstanceStopping: State.STOPPING,
         InstanceExited: State.BACKOFF,
     },
-    State.READY: {InstanceDraining: State.DRAINING, InstanceExited: State.BACKOFF},
+    State.READY: {
+        InstanceMeasured: State.READY,
+        InstanceDraining: State.DRAINING,
+        InstanceExited: State.BACKOFF,
+    },
     State.DRAINING: {InstanceStopping: State.STOPPING, InstanceExited: State.STOPPED},
     State.STOPPING: {InstanceExited: State.STOPPED},
-    # An exit out of a state without a process says that no further start will be tried, as somebody asked.
-    State.BACKOFF: {InstanceStarted: State.LOADING, InstanceExited: State.STOPPED, InstanceFailed: State.FAILED},
-    State.FAILED: {InstanceStarted: State.LOADING, InstanceExited: State.STOPPED, InstanceFailed: State.FAILED},
+    State.BACKOFF: {
+        InstanceStarted: State.LOADING,
+        InstanceWaiting: State.WAITING,
+        InstanceExited: State.STOPPED,
+        InstanceFailed: State.FAILED,
+    },
+    State.FAILED: {
+        InstanceStarted: State.LOADING,
+        InstanceWaiting: State.WAITING,
+        InstanceExited: State.STOPPED,
+        InstanceFailed: State.FAILED,
+    },
 }
 
 CRASHES: Final = frozenset({"crash", "unhealthy"})
 """Causes of `InstanceExited` that count towards giving up."""
 ALIVE: Final = frozenset({State.LOADING, State.READY, State.DRAINING, State.STOPPING})
 """States with a process."""
+EVICTED: Final = "evicted for "
+"""Before a model's name, the cause of a stop that makes room for that model."""
 _REMEMBERED_CRASHES: Final = 32
 _DRAIN_GRACE_S: Final = 0.3
 """A gateway may have picked this instance just before it read `InstanceDraining`: wait for that request to arrive."""
@@ -71,6 +101,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     stop_timeout_s: float = 10.0
     drain_timeout_s: float = 30.0
+    evict_timeout_s: float = 3600.0
     load_timeout_s: float = 1800.0
     backoff_base_s: float = 0.5
     backoff_max_s: float = 60.0
@@ -106,6 +137,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     restart_at_ns: int | None = None
     cause: str = ""
     """Who wanted the stop, in `draining` and `stopping`."""
+    awaits: str = ""
+    """What it waits for, in `waiting`."""
     stage: str = ""
     ratio: float = 0.0
 
@@ -149,6 +182,28 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
 
 class SpawnFailed(msgspec.Struct, frozen=True):
     reason: str
+
+
+class MemoryAwaited(msgspec.Struct, frozen=True):
+    """The memory it needs is not free yet."""
+
+    reason: str
+
+
+class MemoryRefused(msgspec.Struct, frozen=True):
+    """The memory it needs will not be free."""
+
+    reason: str
+
+
+class MemoryMeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process uses; the fields are those of `InstanceMeasured`."""
+
+    generation: int
+    uses: Mapping[str, int]
+    estimated: Mapping[str, int]
+    needs: Mapping[str, int]
+    plan: str
 
 
 class LoadProgressed(msgspec.Struct, frozen=True):
@@ -208,6 +263,9 @@ class Forgotten(msgspec.Struct, frozen=True):
 Observation = (
     Spawned
     | SpawnFailed
+    | MemoryAwaited
+    | MemoryRefused
+    | MemoryMeasured
     | LoadProgressed
     | HealthAnswered
     | HealthMissed
@@ -272,7 +330,7 @@ def observe(
 
 def _generation_of(seen: Observation) -> int | None:
     match seen:
-        case LoadProgressed() | HealthAnswered() | HealthMissed() | SlotsCounted() | ProcessExited():
+        case LoadProgressed() | HealthAnswered() | HealthMissed() | SlotsCounted() | MemoryMeasured() | ProcessExited():
             return seen.generation
         case _:
             return None
@@ -301,6 +359,21 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
         case SpawnFailed(reason=reason):
             return InstanceFailed(
                 node=node, model=model, index=index, at_ns=now_ns, reason=reason, fault="cannot_start"
+            )
+        case MemoryAwaited(reason=reason) if instance.state is not State.WAITING or reason != instance.awaits:
+            return InstanceWaiting(node=node, model=model, index=index, at_ns=now_ns, reason=reason)
+        case MemoryRefused(reason=reason):
+            return InstanceFailed(node=node, model=model, index=index, at_ns=now_ns, reason=reason, fault="no_memory")
+        case MemoryMeasured():
+            return InstanceMeasured(
+                node=node,
+                model=model,
+                index=index,
+                at_ns=now_ns,
+                uses=dict(seen.uses),
+                estimated=dict(seen.estimated),
+                needs=dict(seen.needs),
+                plan=seen.plan,
             )
         case LoadProgressed(stage=stage, ratio=ratio) if (stage, ratio) != (instance.stage, instance.ratio):
             return InstanceProgressed(node=node, model=model, index=index, at_ns=now_ns, stage=stage, ratio=ratio)
@@ -464,6 +537,8 @@ def evolve(instance: Instance, event: InstanceEvent) -> Instance:
                 "stage": "spawn",
                 "ratio": 0.0,
             }
+        case InstanceWaiting():
+            changes |= {"awaits": event.reason, "restart_at_ns": None}
         case InstanceProgressed():
             changes |= {"stage": event.stage, "ratio": event.ratio}
         case InstanceReady():
@@ -489,6 +564,8 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
     match instance.state:
         case State.STOPPED:
             return Spawn() if wanted.wanted else None
+        case State.WAITING:
+            return Spawn() if wanted.wanted else Forget(wanted.cause)
         case State.BACKOFF:
             if not wanted.wanted:
                 return Forget(wanted.cause)
@@ -511,10 +588,17 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             # What does not answer would not hear SIGTERM either: no STOPPING here.
             return Signal("unhealthy", kill=True) if vitals.missed >= limits.max_missed else None
         case State.DRAINING:
-            idle = vitals.busy_slots == 0
-            return _wait_or(Signal(instance.cause), (_DRAIN_GRACE_S if idle else limits.drain_timeout_s) - for_s)
+            return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, limits) - for_s)
         case State.STOPPING:
             return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)
+
+
+def _drain_s(instance: Instance, vitals: Vitals, limits: Limits) -> float:
+    """How long it may take to become idle. Nobody's answer is cut off only because another model needs the memory."""
+    if vitals.busy_slots == 0:
+        return _DRAIN_GRACE_S
+    works = vitals.busy_slots is not None and vitals.missed < limits.max_missed
+    return limits.evict_timeout_s if works and instance.cause.startswith(EVICTED) else limits.drain_timeout_s
 
 
 def _is_replaced(instance: Instance, wanted: Wanted) -> bool:
@@ -528,6 +612,26 @@ def _wait_or(action: Action, left_s: float) -> Action:
 def is_settled(instance: Instance, wanted: Wanted) -> bool:
     """Nothing runs and nothing will be started."""
     return not wanted.wanted and instance.state in {State.STOPPED, State.FAILED}
+
+
+def is_leaving(instance: Instance, wanted: Wanted) -> bool:
+    """Its process takes no more work, or is about to hear so; its memory comes back."""
+    running = instance.state in {State.LOADING, State.READY}
+    unwanted = not wanted.wanted or _is_replaced(instance, wanted)
+    return instance.state in {State.DRAINING, State.STOPPING} or (running and unwanted)
+
+
+def may_have_memory(instance: Instance, wanted: Wanted) -> bool:
+    """Whether memory that was promised to it stays its own: it has a process, or one is about to be started.
+
+    With the fact that it has exited for good, or failed, every promise ends (`ends_promise`).
+    """
+    return instance.state in ALIVE or wanted.wanted
+
+
+def ends_promise(event: InstanceEvent) -> bool:
+    """Whether the memory is free after this fact. After a crash it is kept for the restart."""
+    return isinstance(event, InstanceFailed) or (isinstance(event, InstanceExited) and event.restart_at_ns is None)
 
 
 def mermaid() -> str:

@@ -28,6 +28,8 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """From SIGTERM to SIGKILL."""
     drain_timeout_s: Seconds = 30.0
     """How long requests in flight may take to finish before a stop."""
+    evict_timeout_s: Seconds = 3600.0
+    """The same where a model makes room for another one: as long as llama-server itself lets a request take."""
     load_timeout_s: Some = 1800.0
     """An instance that is not ready by then is killed and counted as crashed. Long: weights may come over a network."""
     probe_interval_s: Some = 2.0

@@ -55,12 +55,32 @@ class InstanceReady(InstanceBase, frozen=True, kw_only=True, tag="instance.ready
     """Context of one slot (`GET /props`: default_generation_settings.n_ctx)."""
 
 
+class InstanceWaiting(InstanceBase, frozen=True, kw_only=True, tag="instance.waiting.v1"):
+    """It is to be loaded, and its memory is not free yet."""
+
+    reason: str
+    """What it waits for, as the end of a sentence: `a, which is at work`."""
+
+
+class InstanceMeasured(InstanceBase, frozen=True, kw_only=True, tag="instance.measured.v1"):
+    """What it uses of the node's memory: once it is ready, and again when that has grown by a tenth."""
+
+    uses: dict[str, int]
+    """Bytes by device: `ram` (resident memory, mapped weights included), `gpu0`, ..."""
+    estimated: dict[str, int] = {}
+    """What it was taken to need before it was loaded."""
+    needs: dict[str, int] = {}
+    """What its next load with the same plan is taken to need."""
+    plan: str = ""
+    """Names file and options that this is true for."""
+
+
 class InstanceDraining(InstanceBase, frozen=True, kw_only=True, tag="instance.draining.v1"):
     """No new work; what is in flight finishes."""
 
     cause: str
-    """Who wanted it: `unload`, `shutdown`, `evicted`, `cancelled` (nobody waits for the load any more), `reload` (it
-    starts again with other options)."""
+    """Who wanted it: `unload`, `shutdown`, `evicted for MODEL` (which needs the memory), `cancelled` (nobody waits for
+    the load any more), `reload` (it starts again with other options)."""
 
 
 class InstanceStopping(InstanceBase, frozen=True, kw_only=True, tag="instance.stopping.v1"):
@@ -77,7 +97,7 @@ class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exit
     signal: str | None = None
     """Name of the signal that ended it, e.g. `SIGKILL`."""
     cause: str
-    """`unload`, `shutdown`, `cancelled`, `reload`, `crash`, `unhealthy`, `supervisor_lost`."""
+    """`unload`, `shutdown`, `evicted for MODEL`, `cancelled`, `reload`, `crash`, `unhealthy`, `supervisor_lost`."""
     last_lines: list[str] = []
     """The end of its log, oldest first; empty when we asked for the exit."""
     restart_at_ns: int | None = None
@@ -103,6 +123,8 @@ InstanceEvent = (
     InstanceStarted
     | InstanceProgressed
     | InstanceReady
+    | InstanceMeasured
+    | InstanceWaiting
     | InstanceDraining
     | InstanceStopping
     | InstanceExited

@@ -54,7 +54,7 @@ def test_what_is_refused_does_not_wait_any_more() -> None:
 
 def test_ready_instance_counts_with_what_it_uses() -> None:
     ledger = Ledger(Rules(release_s=0))
-    ledger.adopt(("a", 0), need(9))
+    ledger.promise(("a", 0), need(9))
     ledger.wish(wish("b", 6))
 
     assert ledger.decide({("a", 0): Standing(ready=True, uses={RAM: 4})}, LIMITS, now_ns=SECOND) == {("b", 0): Grant()}

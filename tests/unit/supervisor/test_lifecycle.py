@@ -10,10 +10,12 @@ from llamaherd_shared.events.instance import (
     InstanceEvent,
     InstanceExited,
     InstanceFailed,
+    InstanceMeasured,
     InstanceProgressed,
     InstanceReady,
     InstanceStarted,
     InstanceStopping,
+    InstanceWaiting,
 )
 from llamaherd_supervisor.faults import Fault
 from llamaherd_supervisor.lifecycle import (
@@ -29,6 +31,9 @@ from llamaherd_supervisor.lifecycle import (
     Instance,
     Limits,
     LoadProgressed,
+    MemoryAwaited,
+    MemoryMeasured,
+    MemoryRefused,
     Observation,
     ProcessExited,
     Signal,
@@ -42,8 +47,11 @@ from llamaherd_supervisor.lifecycle import (
     Wait,
     Wanted,
     backoff_s,
+    ends_promise,
     evolve,
+    is_leaving,
     is_settled,
+    may_have_memory,
     mermaid,
     next_action,
     notice,
@@ -87,6 +95,8 @@ DRAINING = InstanceDraining(node="n", model="m", at_ns=2 * SECOND, cause="unload
 STOPPING = InstanceStopping(node="n", model="m", at_ns=3 * SECOND, cause="unload")
 STOPPED = exited(4, cause="unload", restart_at_s=None)
 FAILED = InstanceFailed(node="n", model="m", at_ns=5 * SECOND, reason="gave up")
+WAITING = InstanceWaiting(node="n", model="m", at_ns=SECOND, reason="a, which is at work")
+EVICTED = InstanceDraining(node="n", model="m", at_ns=2 * SECOND, cause="evicted for a")
 PROGRESSED = InstanceProgressed(node="n", model="m", at_ns=SECOND // 2, stage="weights", ratio=0.5)
 
 
@@ -97,6 +107,11 @@ def given(*history: InstanceEvent) -> Instance:
 HISTORIES: dict[str, tuple[list[InstanceEvent], State]] = {
     "never started": ([], State.STOPPED),
     "spawned": ([started()], State.LOADING),
+    "waiting for memory": ([WAITING], State.WAITING),
+    "waited for memory": ([WAITING, started()], State.LOADING),
+    "waits no more": ([WAITING, STOPPED], State.STOPPED),
+    "waited in vain": ([WAITING, FAILED], State.FAILED),
+    "waits after a failure": ([FAILED, WAITING], State.WAITING),
     "half loaded": ([started(), PROGRESSED], State.LOADING),
     "healthy": ([started(), ready()], State.READY),
     "unloading": ([started(), ready(), DRAINING], State.DRAINING),
@@ -134,7 +149,7 @@ def test_every_state_with_a_process_is_left_when_it_exits() -> None:
 
 
 @pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", [started(), PROGRESSED, ready(), DRAINING, STOPPING, STOPPED, FAILED])
+@pytest.mark.parametrize("event", [started(), WAITING, PROGRESSED, ready(), DRAINING, STOPPING, STOPPED, FAILED])
 def test_evolve_never_raises_and_follows_the_table(state: State, event: InstanceEvent) -> None:
     instance = Instance(node="n", model="m", state=state)
 
@@ -376,6 +391,61 @@ def test_what_a_process_was_told_is_told_and_what_it_has_is_kept() -> None:
     assert (again.slots, again.context_tokens) == (0, 0)
 
 
+def test_what_is_waited_for_is_told_when_it_changes() -> None:
+    (event,) = seen(NEW, MemoryAwaited("a, which is at work"), at_s=1)
+
+    assert event == WAITING
+    assert seen(given(WAITING), MemoryAwaited("a, which is at work")) == []
+    assert len(seen(given(WAITING), MemoryAwaited("a to be gone"))) == 1
+    assert seen(given(started()), MemoryAwaited("a to be gone")) == []
+
+
+def test_load_that_will_never_have_its_memory_has_failed_with_the_arithmetic() -> None:
+    (failed,) = seen(given(WAITING), MemoryRefused("m needs 9 GiB of RAM, and 8 GiB are free"))
+
+    assert isinstance(failed, InstanceFailed)
+    assert (failed.fault, failed.reason) == ("no_memory", "m needs 9 GiB of RAM, and 8 GiB are free")
+
+
+def test_memory_of_a_ready_process_is_told_and_that_of_an_earlier_one_is_not() -> None:
+    measured = MemoryMeasured(generation=1, uses={"ram": 5}, estimated={"ram": 6}, needs={"ram": 5}, plan="p")
+
+    (event,) = seen(given(started(), ready()), measured)
+
+    assert isinstance(event, InstanceMeasured)
+    assert (event.uses, event.estimated, event.needs, event.plan) == ({"ram": 5}, {"ram": 6}, {"ram": 5}, "p")
+    assert seen(given(started(), ready()), msgspec.structs.replace(measured, generation=2)) == []
+
+
+# Whose the memory is
+
+
+@pytest.mark.parametrize(
+    ("history", "wanted", "leaving"),
+    [
+        ([started()], YES, False),
+        ([started()], NO, True),
+        ([started(), ready()], YES, False),
+        ([started(), ready()], NO, True),
+        ([started(), ready(), DRAINING], YES, True),
+        ([started(), ready(), DRAINING, STOPPING], NO, True),
+        ([started(), exited()], YES, False),
+    ],
+)
+def test_instance_leaves_from_the_moment_it_is_not_wanted(
+    history: list[InstanceEvent], wanted: Wanted, leaving: bool
+) -> None:
+    assert is_leaving(given(*history), wanted) is leaving
+
+
+def test_promise_of_memory_outlives_a_crash_and_ends_with_an_exit_for_good() -> None:
+    assert [ends_promise(event) for event in (started(), ready(), exited(), DRAINING, STOPPING)] == [False] * 5
+    assert [ends_promise(event) for event in (STOPPED, FAILED)] == [True, True]
+    assert may_have_memory(given(started()), NO)
+    assert may_have_memory(given(), YES)
+    assert not may_have_memory(given(WAITING), NO)
+
+
 # How long to wait
 
 
@@ -414,6 +484,13 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "draining, idle at once": ([started(), ready(), DRAINING], IDLE, NO, 2, Wait(0.3)),
     "draining, idle": ([started(), ready(), DRAINING], IDLE, NO, 2.4, Signal("unload")),
     "draining goes on when wanted again": ([started(), ready(), DRAINING], IDLE, YES, 2.4, Signal("unload")),
+    "waiting for memory": ([WAITING], Vitals(), YES, 2, Spawn()),
+    "unwanted while waiting for memory": ([WAITING], Vitals(), NO, 2, Forget("unload")),
+    "evicted, busy": ([started(), ready(), EVICTED], BUSY, NO, 1002, Wait(2600.0)),
+    "evicted, busy for ever": ([started(), ready(), EVICTED], BUSY, NO, 3602, Signal("evicted for a")),
+    "evicted, idle": ([started(), ready(), EVICTED], IDLE, NO, 2.4, Signal("evicted for a")),
+    "evicted, nothing known": ([started(), ready(), EVICTED], Vitals(), NO, 32, Signal("evicted for a")),
+    "evicted, busy and silent": ([started(), ready(), EVICTED], Vitals(busy_slots=1, missed=3), NO, 12, Wait(20.0)),
     "stopping": ([started(), ready(), DRAINING, STOPPING], IDLE, NO, 4, Wait(9.0)),
     "stopping too long": ([started(), ready(), DRAINING, STOPPING], IDLE, NO, 13, Signal("unload", kill=True)),
     "to be started again while ready": ([started(), ready()], Vitals(), OTHERWISE, 2, Drain("reload")),

@@ -1,0 +1,115 @@
+"""Lives of a node whose models do not all fit: loads, requests, crashes, hangs, restarts of the supervisor, time.
+
+`just properties --histories 100000 -k memory` leads as many as that.
+"""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from harness.simulated_node import Model, SimulatedNode
+from llamaherd_supervisor.eviction import Group, Rules
+from llamaherd_supervisor.lifecycle import Limits, State
+
+RULES = Rules(
+    min_residence_s=5, patience_s=30, release_s=10, groups={"swap": Group(swap=True), "alone": Group(exclusive=True)}
+)
+LIMITS = Limits(max_load_crashes=2, max_crashes=3, load_timeout_s=60, backoff_max_s=8)
+NAMES = tuple("abcdef")
+MODELS = st.fixed_dictionaries(
+    {
+        name: st.builds(
+            Model,
+            needs=st.integers(1, 8),
+            used_ratio=st.sampled_from([0.5, 0.9, 1.0]),
+            priority=st.integers(0, 2),
+            group=st.sampled_from(["", "", "", "swap", "swap", "alone"]),
+            pinned=st.sampled_from([False, False, False, True]),
+        )
+        for name in NAMES
+    }
+)
+ANY = st.sampled_from(NAMES)
+
+entered: set[State] = set()
+left: set[State] = set()
+
+
+class Lives(RuleBasedStateMachine):
+    """What holds at any moment is asserted by the node itself."""
+
+    node: SimulatedNode
+    endless: bool
+    """Whether requests never end, when all is over."""
+
+    @initialize(models=MODELS, limit=st.integers(4, 12), endless=st.booleans())
+    def begin(self, models: dict[str, Model], limit: int, endless: bool) -> None:
+        self.node = SimulatedNode(models, limit, RULES, LIMITS)
+        self.endless = endless
+
+    @rule(name=ANY)
+    def load(self, name: str) -> None:
+        self.node.load(name)
+
+    @rule(name=ANY)
+    def unload(self, name: str) -> None:
+        self.node.unload(name)
+
+    @rule(name=ANY)
+    def change_mind(self, name: str) -> None:
+        self.node.change_mind(name)
+
+    @rule(name=ANY)
+    def request(self, name: str) -> None:
+        self.node.begin_request(name)
+
+    @rule(name=ANY)
+    def answer(self, name: str) -> None:
+        self.node.end_request(name)
+
+    @rule(name=ANY)
+    def ready(self, name: str) -> None:
+        self.node.become_ready(name)
+
+    @rule(name=ANY)
+    def crash(self, name: str) -> None:
+        self.node.crash(name)
+
+    @rule(name=ANY)
+    def hang(self, name: str) -> None:
+        self.node.hang(name)
+
+    @rule()
+    def restart(self) -> None:
+        self.node.restart_supervisor()
+
+    @rule(seconds=st.sampled_from([1, 6, 40]))
+    def wait(self, seconds: int) -> None:
+        self.node.pass_time(seconds)
+
+    @invariant()
+    def comes_to_rest(self) -> None:
+        if hasattr(self, "node"):
+            self.node.settle()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "node"):
+            return
+        assert self.node.serve_all(endless=self.endless) == []
+        entered.update(self.node.entered)
+        left.update(self.node.left)
+
+
+def test_memory_is_never_promised_twice_nobody_at_work_is_unloaded_and_every_wait_ends(
+    request: pytest.FixtureRequest,
+) -> None:
+    histories = request.config.getoption("--histories")
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+    run_state_machine_as_test(
+        Lives,
+        settings=settings(max_examples=histories, stateful_step_count=30, deadline=None, suppress_health_check=checks),
+    )
+
+    assert entered == left == set(State)
