@@ -31,6 +31,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What llama-server was told, by the names of `models` in llamaherd.yaml."""
     restarts: int = 0
     restart_at_ns: int | None = None
+    cause: str = ""
+    """Of its last exit."""
+    fault: str = ""
+    """What kind of trouble ended it (docs/faults.md)."""
     reason: str | None = None
     last_lines: list[str] = []
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from llamaherd_supervisor.lifecycle import State
 pytestmark = pytest.mark.integration
 
 NAMES = (f"broken-{number}.Q8_0" for number in itertools.count(1))
+FAULTS = Path(__file__).parents[1] / "golden" / "llama_server" / "faults"
 
 
 class World:
@@ -209,6 +211,34 @@ def test_a_model_that_was_given_up_is_served_once_it_can_be_loaded(world: World,
 
         set_switches(world.node.models_dir / f"{model}.gguf")
         assert (await ask(client, model)).status_code == 200
+
+    world.run(scenario, model)
+
+
+def test_a_failed_load_says_why_in_plain_words(world: World, model: str) -> None:
+    async def scenario(herd: Herd, client: httpx.AsyncClient) -> None:
+        lines = (FAULTS / "bad_argument-number.log").read_text().splitlines()
+        await world.add_model(herd, client, model, exit_on_start=1, raw_lines=lines)
+
+        answer = await ask(client, model)
+
+        assert answer.status_code == 503
+        message = answer.json()["error"]["message"]
+        assert "llama-server refuses --ctx-size (`context_tokens`): its value is no number" in message
+        assert "last lines of its log" in message
+
+    world.run(scenario, model)
+
+
+def test_a_port_that_was_taken_in_between_fails_no_request(world: World, model: str) -> None:
+    async def scenario(herd: Herd, client: httpx.AsyncClient) -> None:
+        lines = (FAULTS / "port_in_use-ours.log").read_text().splitlines()
+        await world.add_model(herd, client, model, exit_on_start=1, only_first_starts=1, raw_lines=lines)
+
+        answer = await ask(client, model)
+
+        assert answer.status_code == 200, answer.text
+        assert world.starts_of(model) == 2
 
     world.run(scenario, model)
 

@@ -91,8 +91,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None = None
     """That ended the last spawn."""
     exit_code: int | None = None
+    fault: str = ""
+    """What kind of trouble that was (docs/faults.md); empty when nobody knows."""
     reason: str = ""
-    """Why it failed for good."""
+    """Why it ended or failed for good, in one sentence."""
     last_lines: tuple[str, ...] = ()
     """The end of its log, from the last exit or failure."""
     restart_at_ns: int | None = None
@@ -293,6 +295,7 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "cause": "",
                 "signal": None,
                 "exit_code": None,
+                "fault": "",
                 "reason": "",
                 "last_lines": (),
             }
@@ -306,12 +309,15 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "cause": event.cause,
                 "signal": event.signal,
                 "exit_code": event.exit_code,
+                "fault": event.fault,
+                "reason": event.reason,
                 "last_lines": tuple(event.last_lines) or instance.last_lines,
                 "restart_at_ns": event.restart_at_ns,
             }
         case InstanceFailed():
             return {
                 "state": "failed",
+                "fault": event.fault,
                 "reason": event.reason,
                 "last_lines": tuple(event.last_lines) or instance.last_lines,
                 "restart_at_ns": None,

@@ -91,6 +91,10 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True, tag="instance"):
     restarts: int = 0
     restart_at_ns: int | None = None
     """When the next spawn is due; only in `backoff`."""
+    cause: str = ""
+    """Of the last exit, as in `InstanceExited`; empty before it and once it was started again."""
+    fault: str = ""
+    """What kind of trouble that was (docs/faults.md); empty when none is known."""
     reason: str | None = None
     """Why it is where it is, when it did not go there as asked."""
     last_lines: list[str] = []
@@ -116,8 +120,8 @@ Entity = Node | ModelFile | InstanceState | AccessKey
 Entities = Mapping[str, Entity]
 """The whole fleet: entities by key."""
 
-_ASKED_FOR: Final = frozenset({"unload", "shutdown", "evicted", "reload"})
-"""Causes of an exit that need no explanation."""
+_UNASKED: Final = frozenset({"crash", "unhealthy", "supervisor_lost"})
+"""Causes of an exit that needs an explanation; of any other one somebody said that it should be."""
 
 
 def entity_key(event: Event) -> str | None:
@@ -258,7 +262,9 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
                 state="stopped" if event.restart_at_ns is None else "backoff",
                 since_ns=at,
                 restart_at_ns=event.restart_at_ns,
-                reason=None if event.cause in _ASKED_FOR else describe_exit(event),
+                cause=event.cause,
+                fault=event.fault,
+                reason=describe_exit(event) if event.cause in _UNASKED else None,
                 last_lines=event.last_lines,
             )
         case InstanceFailed():
@@ -266,6 +272,7 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
                 _without_process(before),
                 state="failed",
                 since_ns=at,
+                fault=event.fault,
                 reason=event.reason,
                 last_lines=event.last_lines or before.last_lines,
             )
@@ -281,6 +288,8 @@ def _without_process(instance: InstanceState) -> InstanceState:
 
 def describe_exit(event: InstanceExited) -> str:
     """One sentence on an exit nobody asked for."""
+    if event.reason:
+        return event.reason
     if event.cause == "supervisor_lost":
         return "the process was gone when the supervisor came back"
     if event.signal is not None:

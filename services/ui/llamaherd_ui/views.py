@@ -36,7 +36,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What llama-server was told, by the names of `models` in llamaherd.yaml; the rest it decides itself."""
     restarts: int
     restart_at_ns: int | None
+    cause: str
+    """Why it ended last: `crash`, `unhealthy`, `supervisor_lost` are troubles, any other cause was somebody's will.
+    Empty once it was started again."""
+    fault: str
+    """What kind of trouble ended it, e.g. `out_of_memory` (docs/faults.md); empty when none is known."""
     reason: str | None
+    """One sentence on why it is where it is; `null` when somebody wanted it there."""
     last_lines: list[str]
 
 

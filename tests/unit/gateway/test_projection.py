@@ -27,6 +27,16 @@ def test_a_ready_instance_forgets_how_the_spawn_before_it_ended() -> None:
     assert (instance.last_lines, instance.exit_code) == ((), None)
 
 
+def test_what_ended_an_instance_is_known_until_it_is_ready_again() -> None:
+    crash = exited(exit_code=1, fault="out_of_memory", reason="memory is full", restart_at_ns=5)
+    crashed, back = fold_instance(started(), crash), fold_instance(started(), crash, started(2), ready())
+    failed = fold_instance(started(), crash, InstanceFailed(**NAMES, reason="gave up", fault="out_of_memory"))
+
+    assert (crashed.fault, crashed.reason) == ("out_of_memory", "memory is full")
+    assert (back.fault, back.reason) == ("", "")
+    assert (failed.fault, failed.reason) == ("out_of_memory", "gave up")
+
+
 def test_an_exit_is_backoff_only_when_a_restart_is_due() -> None:
     assert fold_instance(started(), exited(restart_at_ns=5)).state == "backoff"
     assert fold_instance(started(), exited(cause="unload")).state == "stopped"

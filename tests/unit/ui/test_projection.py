@@ -111,12 +111,44 @@ def test_crash_is_explained_and_keeps_the_last_lines() -> None:
     assert crashed.pid is None
 
 
+def test_reason_of_a_crash_is_told_as_the_supervisor_tells_it() -> None:
+    full = "memory is full: unload another model"
+    crashed = instance(
+        STARTED, exited(exit_code=1, cause="crash", fault="out_of_memory", reason=full, restart_at_ns=60)
+    )
+
+    assert (crashed.cause, crashed.fault, crashed.reason) == ("crash", "out_of_memory", full)
+
+
+def test_failed_crashed_and_unloaded_are_told_apart() -> None:
+    crash = exited(signal="SIGSEGV", cause="crash", fault="internal_error", restart_at_ns=60)
+    given_up = InstanceFailed(**WHO, at_ns=60, reason="given up", fault="internal_error")
+
+    told = [
+        (found.state, found.cause, found.fault, found.reason is None)
+        for found in (
+            instance(STARTED, READY, crash, given_up),
+            instance(STARTED, READY, crash),
+            instance(STARTED, READY, crash, STARTED, READY),
+            instance(STARTED, READY, exited(exit_code=0, cause="unload")),
+        )
+    ]
+
+    assert told == [
+        ("failed", "crash", "internal_error", False),
+        ("backoff", "crash", "internal_error", False),
+        ("ready", "", "", True),
+        ("stopped", "unload", "", True),
+    ]
+
+
 def test_exit_code_of_an_adopted_one_is_unknown() -> None:
     assert instance(STARTED, READY, exited(cause="crash")).reason == "llama-server ended (exit code unknown)"
 
 
-def test_unload_needs_no_explanation() -> None:
-    assert instance(STARTED, READY, exited(exit_code=0, cause="unload")).reason is None
+@pytest.mark.parametrize("cause", ["unload", "shutdown", "cancelled", "reload", "evicted for llama"])
+def test_end_that_somebody_wanted_needs_no_explanation(cause: str) -> None:
+    assert instance(STARTED, READY, exited(exit_code=0, cause=cause)).reason is None
 
 
 def test_failure_keeps_the_lines_of_the_last_crash() -> None:

@@ -30,6 +30,8 @@ LINES_TOLD: Final = 12
 """Lines of an instance's log that an error quotes."""
 OUTSIDE_SIGNALS: Final = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
 """Sent by somebody else: the model is not to blame, and the supervisor's restart is waited for."""
+HEALED_BY_A_RESTART: Final = frozenset({"port_in_use"})
+"""Faults (docs/faults.md) of which the next start is free."""
 
 _OWN_FAULT: Final = frozenset({"crash", "unhealthy"})
 """Causes of an exit nobody asked for; after any other one the load is asked for again."""
@@ -257,11 +259,12 @@ def _refuse_if_failed(instance: Instance, accepted: Accepted) -> None:
         raise LoadFailed(_failure_message(instance, instance.reason or "its llama-server gave up"), retry_after_s=30)
     if instance.state in ("backoff", "stopped") and not instance.was_ready and instance.cause in _OWN_FAULT:
         is_verdict = instance.exit_code is not None or instance.signal not in {None, *OUTSIDE_SIGNALS}
-        if instance.state == "backoff" and not is_verdict:
+        if instance.state == "backoff" and (not is_verdict or instance.fault in HEALED_BY_A_RESTART):
             return
         how = f"signal {instance.signal}" if instance.signal else f"exit code {instance.exit_code}"
+        why = f"its llama-server ended ({how}) before it was ready"
         raise LoadFailed(
-            _failure_message(instance, f"its llama-server ended ({how}) before it was ready"), retry_after_s=10
+            _failure_message(instance, f"{why}: {instance.reason}" if instance.reason else why), retry_after_s=10
         )
 
 

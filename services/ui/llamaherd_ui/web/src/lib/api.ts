@@ -22,6 +22,10 @@ export interface Instance {
   context_tokens: number;
   restarts: number;
   restart_at_ns: number | null;
+  /** Why it ended last; empty once it was started again. */
+  cause: string;
+  /** What kind of trouble ended it (docs/faults.md); empty when none is known. */
+  fault: string;
   reason: string | null;
   last_lines: string[];
 }
@@ -186,8 +190,10 @@ export type Fact =
       cause: string;
       last_lines?: string[];
       restart_at_ns?: number | null;
+      fault?: string;
+      reason?: string;
     })
-  | (InstanceFactBase & { type: "instance.failed.v1"; reason: string; last_lines?: string[] })
+  | (InstanceFactBase & { type: "instance.failed.v1"; reason: string; last_lines?: string[]; fault?: string })
   | {
       type: "model.found.v1";
       node: string;

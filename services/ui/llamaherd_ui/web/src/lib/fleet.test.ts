@@ -46,6 +46,20 @@ describe("an instance", () => {
     expect(after(found, started, ended).models[0]?.instance?.reason).toBe("llama-server ended (exit code unknown)");
   });
 
+  test("tells why it crashed in the supervisor's words", () => {
+    const full: Fact = { ...crashed, signal: null, exit_code: 1, fault: "out_of_memory", reason: "memory is full" };
+    const shown = after(found, started, full).models[0]?.instance;
+
+    expect([shown?.cause, shown?.fault, shown?.reason]).toEqual(["crash", "out_of_memory", "memory is full"]);
+    expect(after(found, started, full, started).models[0]?.instance?.reason).toBeNull();
+  });
+
+  test.each(["unload", "cancelled", "reload", "evicted for llama"])("was ended on purpose: %s", (cause) => {
+    const ended = { ...unloaded, cause } as Fact;
+
+    expect(after(found, started, ready, ended).models[0]?.instance?.reason).toBeNull();
+  });
+
   test("keeps the last lines of the crash when it is given up", () => {
     expect(after(found, started, crashed, failed).models[0]?.instance?.last_lines).toEqual(["boom"]);
   });

@@ -91,6 +91,8 @@ const NEVER_RUN: Instance = {
   context_tokens: 0,
   restarts: 0,
   restart_at_ns: null,
+  cause: "",
+  fault: "",
   reason: null,
   last_lines: [],
 };
@@ -130,6 +132,8 @@ export function evolveInstance(before: Instance | null, fact: InstanceFact): Ins
         ...to(restart_at_ns === null ? "stopped" : "backoff"),
         ...withoutProcess,
         restart_at_ns,
+        cause: fact.cause,
+        fault: fact.fault ?? "",
         reason: exitReason(fact),
         last_lines: fact.last_lines ?? [],
       };
@@ -138,6 +142,7 @@ export function evolveInstance(before: Instance | null, fact: InstanceFact): Ins
       return {
         ...to("failed"),
         ...withoutProcess,
+        fault: fact.fault ?? "",
         reason: fact.reason,
         last_lines: fact.last_lines?.length ? fact.last_lines : old.last_lines,
       };
@@ -146,9 +151,13 @@ export function evolveInstance(before: Instance | null, fact: InstanceFact): Ins
   }
 }
 
+/** Causes of an exit that nobody wanted; of any other one somebody said that it should be. */
+export const UNASKED: readonly string[] = ["crash", "unhealthy", "supervisor_lost"];
+
 /** One sentence on an exit nobody asked for; null when somebody did. */
 function exitReason(fact: Extract<Fact, { type: "instance.exited.v1" }>): string | null {
-  if (["unload", "shutdown", "evicted"].includes(fact.cause)) return null;
+  if (!UNASKED.includes(fact.cause)) return null;
+  if (fact.reason) return fact.reason;
   if (fact.cause === "supervisor_lost") return "the process was gone when the supervisor came back";
   const how = fact.signal
     ? `was ended by ${fact.signal}`

@@ -17,7 +17,7 @@ import {
   type StoredLine,
 } from "./api";
 import { clock } from "./clock.svelte";
-import { EMPTY, apply, fromAnswer, keyOf, withService, type Fleet } from "./fleet";
+import { EMPTY, UNASKED, apply, fromAnswer, keyOf, withService, type Fleet } from "./fleet";
 import { LogView } from "./log_view.svelte";
 import { Curves } from "./series";
 import type { Message } from "./sse";
@@ -312,9 +312,9 @@ function markOf(sequence: number, fact: Fact): Mark | null {
     case "instance.ready.v1":
       return { sequence, at_s, text: `${fact.model} ready`, kind: "good" };
     case "instance.exited.v1":
-      return fact.cause === "unload" || fact.cause === "shutdown" || fact.cause === "evicted"
-        ? { sequence, at_s, text: `${fact.model} unloaded`, kind: "plain" }
-        : { sequence, at_s, text: `${fact.model} crashed`, kind: "bad" };
+      return UNASKED.includes(fact.cause)
+        ? { sequence, at_s, text: `${fact.model} crashed`, kind: "bad" }
+        : { sequence, at_s, text: `${fact.model} unloaded`, kind: "plain" };
     case "instance.failed.v1":
       return { sequence, at_s, text: `${fact.model} failed`, kind: "bad" };
     default:
