@@ -144,7 +144,7 @@ class SimulatedNode:
         self.ledger = Ledger(self.rules)
         for name, place in self.places.items():
             running = place.instance.state in (State.LOADING, State.READY, State.BACKOFF)
-            place.vitals, place.wanted = Vitals(), Wanted(wanted=running, asked_ns=0)
+            place.vitals, place.wanted = Vitals(watched_ns=self.now_ns), Wanted(wanted=running, asked_ns=0)
             if place.process is not None:
                 self.ledger.promise((name, 0), self._estimate(name))
             elif place.instance.state in ALIVE:

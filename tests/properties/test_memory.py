@@ -101,6 +101,7 @@ class Lives(RuleBasedStateMachine):
         left.update(self.node.left)
 
 
+@pytest.mark.timeout(0)
 def test_memory_is_never_promised_twice_nobody_at_work_is_unloaded_and_every_wait_ends(
     request: pytest.FixtureRequest,
 ) -> None:

@@ -152,6 +152,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """Slots at work when `GET /slots` was last asked while draining; `None` before."""
     killed: str | None = None
     """Why SIGKILL was sent; `None` when it was not."""
+    watched_ns: int = 0
+    """Since when, if an earlier supervisor spawned it: nothing of the above is known from before."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -588,6 +590,7 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             # What does not answer would not hear SIGTERM either: no STOPPING here.
             return Signal("unhealthy", kill=True) if vitals.missed >= limits.max_missed else None
         case State.DRAINING:
+            for_s = min(for_s, (now_ns - vitals.watched_ns) / 1e9)
             return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, limits) - for_s)
         case State.STOPPING:
             return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)

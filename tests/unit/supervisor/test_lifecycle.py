@@ -491,6 +491,13 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "evicted, idle": ([started(), ready(), EVICTED], IDLE, NO, 2.4, Signal("evicted for a")),
     "evicted, nothing known": ([started(), ready(), EVICTED], Vitals(), NO, 32, Signal("evicted for a")),
     "evicted, busy and silent": ([started(), ready(), EVICTED], Vitals(busy_slots=1, missed=3), NO, 12, Wait(20.0)),
+    "evicted, adopted just now": (
+        [started(), ready(), EVICTED],
+        Vitals(watched_ns=31 * SECOND),
+        NO,
+        32,
+        Wait(29.0),
+    ),
     "stopping": ([started(), ready(), DRAINING, STOPPING], IDLE, NO, 4, Wait(9.0)),
     "stopping too long": ([started(), ready(), DRAINING, STOPPING], IDLE, NO, 13, Signal("unload", kill=True)),
     "to be started again while ready": ([started(), ready()], Vitals(), OTHERWISE, 2, Drain("reload")),
