@@ -69,6 +69,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "load": ("load:load", "Load a model and wait until it is ready."),
         "unload": ("load:unload", "Unload a model and free its memory."),
         "run": ("run:run", "Chat with a model in the terminal."),
+        "parameters": ("parameters:parameters", "Show what llama-server can be told."),
     },
     "What happens": {
         "logs": ("logs:logs", "Show log lines of every service and llama-server."),

@@ -14,7 +14,7 @@ import msgspec
 from llamaherd.failures import Unreachable
 from llamaherd.fleet import ApiKey, CreatedKey, Fleet, Model
 from llamaherd.sse import ServerSent, parse_events
-from llamaherd_shared.commands import LISTING_TIMEOUT_S, Accepted, Lines, PullAccepted
+from llamaherd_shared.commands import HELP_TIMEOUT_S, LISTING_TIMEOUT_S, Accepted, Lines, Parameters, PullAccepted
 from llamaherd_shared.errors import KINDS, HerdError, NotFound, Rejected, Unavailable
 
 T = TypeVar("T")
@@ -67,6 +67,11 @@ class Client:
 
     def cancel_pull(self, pull: str, *, node: str) -> None:
         self._send("POST", f"/models/pull/{quote(pull, safe='')}/cancel", params={"node": node})
+
+    def parameters(self, *, category: str | None, search: str | None, node: str | None) -> Parameters:
+        query = {"category": category, "search": search, "node": node}
+        given = {name: value for name, value in query.items() if value is not None}
+        return _decode(self._send("GET", "/parameters", params=given, timeout_s=HELP_TIMEOUT_S + 5), Parameters)
 
     def keys(self) -> list[ApiKey]:
         return _decode(self.get("/keys"), list[ApiKey])

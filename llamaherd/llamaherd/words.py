@@ -10,7 +10,7 @@ from rich.text import Text
 from llamaherd.checks import Check
 from llamaherd.fleet import ApiKey, Model, Service
 from llamaherd.units import render_bytes, render_count, render_duration
-from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.commands import Parameter, ParameterCategory, StoredLine
 from llamaherd_shared.events.line import Level
 
 _STATE_STYLE: Final = {
@@ -127,6 +127,29 @@ def services_table(services: Sequence[Service], *, now_ns: int) -> Table:
         up = render_duration((now_ns - service.started_ns) / 1e9) if service.started_ns else ""
         table.add_row(service.service, service.node, state, up, str(service.pid), service.version, service.note)
     return table
+
+
+def parameters_table(categories: Sequence[ParameterCategory]) -> Table:
+    """Every parameter of llama-server, one row each, below the name of its category."""
+    table = _table("FLAG", "NAME", "WHAT")
+    for number, category in enumerate(categories):
+        if number:
+            table.add_row()
+        table.add_row(Text(category.name, "bold"))
+        for parameter in category.parameters:
+            name = Text("supervisor", "dim") if parameter.owned else Text(parameter.option, "green")
+            table.add_row(_render_flags(parameter), name, Text(parameter.description))
+    return table
+
+
+def _render_flags(parameter: Parameter) -> Text:
+    text = Text(", ".join(parameter.flags))
+    if parameter.value:
+        text.append(f" {parameter.value}", "cyan")
+    for extra in (", ".join(parameter.off), parameter.variable):
+        if extra:
+            text.append(f"\n  {extra}", "dim")
+    return text
 
 
 def keys_table(keys: Sequence[ApiKey], *, now_ns: int) -> Table:

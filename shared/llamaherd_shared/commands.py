@@ -241,6 +241,10 @@ class ModelDeleted(msgspec.Struct, frozen=True, kw_only=True):
     """The files that were removed."""
 
 
+HELP_TIMEOUT_S: Final = 20.0
+"""How long a caller of `parameters` has to wait: llama-server looks for GPUs before it says anything."""
+
+
 class DescribeParameters(msgspec.Struct, frozen=True, kw_only=True):
     """To a node's supervisor (`cmd.supervisor.<node>.parameters`): what its llama-server can be told."""
 

@@ -35,6 +35,7 @@ SHELL_PATHS = {
     "llamaherd_supervisor/instance_log.py",
     "llamaherd_supervisor/journal.py",
     "llamaherd_supervisor/leftovers.py",
+    "llamaherd_supervisor/program.py",
     "llamaherd_supervisor/loads.py",
     "llamaherd_supervisor/pulls/fetch.py",
     "llamaherd_supervisor/pulls/hub.py",

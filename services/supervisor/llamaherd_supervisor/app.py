@@ -17,6 +17,7 @@ from llamaherd_shared.commands import (
     CancelPull,
     DeleteModel,
     DescribeModel,
+    DescribeParameters,
     LoadModel,
     PullModel,
     UnloadModel,
@@ -41,6 +42,7 @@ from llamaherd_supervisor.lifecycle import Instance, Wanted
 from llamaherd_supervisor.loads import Commands, Here, Whois
 from llamaherd_supervisor.models import GgufFile
 from llamaherd_supervisor.offers import Offers
+from llamaherd_supervisor.program import Program
 from llamaherd_supervisor.projection import Known
 from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
@@ -263,6 +265,7 @@ class Supervisor:
             await bus.serve(command("delete"), DeleteModel, files.delete),
             await bus.serve(command("pull"), PullModel, self.pulls.pull),
             await bus.serve(command("pull-cancel"), CancelPull, self.pulls.cancel),
+            await bus.serve(command("parameters"), DescribeParameters, Program(self.at).parameters),
         ]
 
     async def _leave(

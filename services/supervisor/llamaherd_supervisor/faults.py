@@ -209,6 +209,20 @@ _LOADING: Final = (
         "llama-server cannot make a context of what is configured: {why}",
         final=True,
     ),
+    # What a shell says to a program of another machine, which it is given when the kernel does not know it; and to a
+    # script that starts what is not there.
+    _rule(
+        "cannot_start",
+        r"^\S+: (?:line )?\d+: (?:Syntax error: |.*\bELF\b|.*cannot execute binary file)",
+        f"the program is none for this machine; {_BUILD}",
+        final=True,
+    ),
+    _rule(
+        "cannot_start",
+        r"^\S+: (?:line )?\d+: (?:exec: )?(?P<what>[^\s:]+): (?:command )?(?:not found|Permission denied)$",
+        "the script that starts it cannot run {what}",
+        final=True,
+    ),
     _rule(
         "no_gpu",
         r"failed to initialize (?P<api>CUDA|ROCm|MUSA): (?P<why>.+)",
@@ -258,7 +272,7 @@ _OUTSIDE: Final = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
 KINDS: Final = frozenset(
     {rule.kind for rule in (*_ANYTIME, *_LOADING, *_INTERNAL)}
     | {fault.kind for fault in (*_BY_SIGNAL.values(), _KILLED)}
-    | {"stuck", "unresponsive", "cannot_start", "no_memory"}
+    | {"stuck", "unresponsive", "no_memory"}
 )
 """Every kind there is; those of the last line are the supervisor's own (`lifecycle.py`)."""
 

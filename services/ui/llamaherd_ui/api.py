@@ -14,14 +14,17 @@ from litestar.response import Stream
 from llamaherd_shared.api_key import ID_BYTES, SECRET_BYTES, render_id, render_key, render_secret
 from llamaherd_shared.bus import Bus
 from llamaherd_shared.commands import (
+    HELP_TIMEOUT_S,
     LISTING_TIMEOUT_S,
     Accepted,
     CancelPull,
+    DescribeParameters,
     History,
     HistoryQuery,
     LineQuery,
     Lines,
     LoadModel,
+    Parameters,
     PullAccepted,
     PullCancelled,
     UnloadModel,
@@ -36,6 +39,7 @@ from llamaherd_shared.service import new_id
 from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS
 from llamaherd_ui.docs import STYLE, render_docs
 from llamaherd_ui.keys import NewKey, decide_created, decide_revoked
+from llamaherd_ui.parameters import pick_teller, select_parameters
 from llamaherd_ui.projection import AccessKey, Node, evolve, pick_node, select
 from llamaherd_ui.pulls import NewPull, pick_puller, render_command
 from llamaherd_ui.resume import parse_topics, pick_position
@@ -144,6 +148,19 @@ async def cancel_pull(
     """Without `discard`, the next pull goes on where this one stopped."""
     subject = ui.bus.subjects.command("supervisor", "pull-cancel", node=pick_puller(ui.fleet.entities, node))
     return await ui.bus.request(subject, CancelPull(pull=pull, discard=discard), PullCancelled)
+
+
+@get("/api/v1/parameters", tags=["models"], summary="What llama-server can be told")
+async def list_parameters(
+    ui: Ui,
+    category: Annotated[str | None, Parameter(description="e.g. `sampling`; all without it")] = None,
+    search: Annotated[str | None, Parameter(description="Words that all occur in what is told of a parameter")] = None,
+    node: Annotated[str | None, Parameter(description="Whose llama-server; without it, the first there is")] = None,
+) -> Parameters:
+    """Read from the help of the node's own llama-server; `option` and `owned` say who sets a parameter."""
+    subject = ui.bus.subjects.command("supervisor", "parameters", node=pick_teller(ui.fleet.entities, node))
+    told = await ui.bus.request(subject, DescribeParameters(), Parameters, timeout_s=HELP_TIMEOUT_S)
+    return select_parameters(told, category=category, search=search)
 
 
 @get("/api/v1/keys", tags=["keys"], summary="API keys and what they have used")
@@ -320,6 +337,7 @@ HANDLERS: Final = [
     unload_model,
     pull_model,
     cancel_pull,
+    list_parameters,
     list_keys,
     create_key,
     revoke_key,

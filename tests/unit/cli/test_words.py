@@ -14,12 +14,13 @@ from llamaherd.words import (
     instances_table,
     keys_table,
     models_table,
+    parameters_table,
     render_event,
     render_line,
     render_pull_progress,
     services_table,
 )
-from llamaherd_shared.commands import StoredLine
+from llamaherd_shared.commands import Parameter, ParameterCategory, StoredLine
 from llamaherd_shared.events.access import KeyLimits
 
 MODELS = [
@@ -68,6 +69,29 @@ def test_models_that_are_not_as_they_should_be_are_told_with_their_reason() -> N
         "shot has crashed and is started again: it was killed from outside (SIGKILL)",
     ]
     assert describe_troubles(models, with_node=True)[1].startswith("full on box has failed: ")
+
+
+def test_parameters_show_what_sets_them_and_what_means_the_opposite() -> None:
+    offload = Parameter(
+        flags=["-kvo", "--kv-offload"], off=["--no-kv-offload"], variable="LLAMA_ARG_KV", option="kv_offload"
+    )
+    port = Parameter(flags=["--port"], value="[PORT]", description="port to listen", owned=True)
+    categories = [
+        ParameterCategory(name="common", parameters=[offload]),
+        ParameterCategory(name="server", parameters=[port]),
+    ]
+
+    rows = [line.split() for line in printed(parameters_table(categories)).splitlines() if line.strip()]
+
+    assert rows[0] == ["FLAG", "NAME", "WHAT"]
+    assert rows[2:] == [
+        ["common"],
+        ["-kvo,", "--kv-offload", "kv_offload"],
+        ["--no-kv-offload"],
+        ["LLAMA_ARG_KV"],
+        ["server"],
+        ["--port", "[PORT]", "supervisor", "port", "to", "listen"],
+    ]
 
 
 def test_instances_show_only_what_runs() -> None:

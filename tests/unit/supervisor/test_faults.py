@@ -137,6 +137,8 @@ CUDA_FULL = (
         ),
         ("bad_projector", ["E clip_init: failed to load model '/m/p.gguf': load_hparams: unknown projector type: eye"]),
         ("internal_error", ["terminate called after throwing an instance of 'std::runtime_error'", "  what():  oh"]),
+        ("cannot_start", ['/opt/llama-server: 6: Syntax error: ")" unexpected']),
+        ("cannot_start", ["/opt/start.sh: line 2: exec: /opt/llama-server: not found"]),
     ],
 )
 def test_ends_that_this_machine_cannot_have_are_known_too(kind: str, lines: list[str]) -> None:
