@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "up": ("up:up", "Start a herd on this machine and keep it running until Ctrl-C."),
         "down": ("down:down", "Stop the herd that runs on this machine."),
         "status": ("status:status", "Show the services and whether they are ready."),
+        "reload": ("reload:reload", "Read llamaherd.yaml again and tell what starts again."),
         "doctor": ("doctor:doctor", "Check this machine and say how to mend what is missing."),
     },
     "Models": {

@@ -14,7 +14,15 @@ import msgspec
 from llamaherd.failures import Unreachable
 from llamaherd.fleet import ApiKey, CreatedKey, Fleet, Model
 from llamaherd.sse import ServerSent, parse_events
-from llamaherd_shared.commands import HELP_TIMEOUT_S, LISTING_TIMEOUT_S, Accepted, Lines, Parameters, PullAccepted
+from llamaherd_shared.commands import (
+    HELP_TIMEOUT_S,
+    LISTING_TIMEOUT_S,
+    Accepted,
+    Lines,
+    Parameters,
+    PullAccepted,
+    Reloaded,
+)
 from llamaherd_shared.errors import KINDS, HerdError, NotFound, Rejected, Unavailable
 
 T = TypeVar("T")
@@ -72,6 +80,11 @@ class Client:
         query = {"category": category, "search": search, "node": node}
         given = {name: value for name, value in query.items() if value is not None}
         return _decode(self._send("GET", "/parameters", params=given, timeout_s=HELP_TIMEOUT_S + 5), Parameters)
+
+    def reload(self, *, dry_run: bool, text: str | None) -> list[Reloaded]:
+        """Have every supervisor read its llamaherd.yaml; `text`: what the file would say."""
+        asked = {"dry_run": dry_run, "text": text}
+        return _decode(self._send("POST", "/configuration/reload", json=asked, timeout_s=20.0), list[Reloaded])
 
     def keys(self) -> list[ApiKey]:
         return _decode(self.get("/keys"), list[ApiKey])

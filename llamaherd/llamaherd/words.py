@@ -10,7 +10,7 @@ from rich.text import Text
 from llamaherd.checks import Check
 from llamaherd.fleet import ApiKey, Model, Service
 from llamaherd.units import render_bytes, render_count, render_duration
-from llamaherd_shared.commands import Parameter, ParameterCategory, StoredLine
+from llamaherd_shared.commands import Parameter, ParameterCategory, Reloaded, StoredLine
 from llamaherd_shared.events.line import Level
 
 _STATE_STYLE: Final = {
@@ -117,6 +117,21 @@ def _spell(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value).rpartition("/")[2] if isinstance(value, str) else str(value)
+
+
+def describe_reload(reloaded: Sequence[Reloaded], *, dry_run: bool) -> list[str]:
+    """A line for all that a configuration leads to, on every node that has something to tell."""
+    would = "would start" if dry_run else "starts"
+    lines = []
+    for node in reloaded:
+        on = f" on {node.node}" if len(reloaded) > 1 else ""
+        lines += [f"{one.model}/{one.index}{on} {would} again: {'; '.join(one.why)}" for one in node.restarts]
+        lines += [f"{model} can be loaded{on}" for model in node.offered]
+        lines += [f"{model} cannot be loaded any more{on}" for model in node.gone]
+        lines += [f"{setting} counts when the supervisor{on} is started again" for setting in node.later]
+    if not any(node.restarts for node in reloaded):
+        lines.insert(0, "nothing would have to start again" if dry_run else "nothing has to start again")
+    return lines
 
 
 def services_table(services: Sequence[Service], *, now_ns: int) -> Table:

@@ -245,6 +245,38 @@ HELP_TIMEOUT_S: Final = 20.0
 """How long a caller of `parameters` has to wait: llama-server looks for GPUs before it says anything."""
 
 
+class ReloadConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.reload`): read llamaherd.yaml again, now.
+
+    It follows the file by itself; whoever asks is told what that leads to, or why the file cannot be used.
+    """
+
+    dry_run: bool = False
+    """Only tell."""
+    text: str | None = None
+    """Tell what would happen if the file said this; only with `dry_run`."""
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance that is drained and started again."""
+
+    model: str
+    index: int
+    why: list[str]
+    """`option: old -> new`; of the environment only which variable."""
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    restarts: list[Restart]
+    offered: list[str]
+    """Models that can be loaded from now on."""
+    gone: list[str]
+    """Models that cannot any more; what runs of them by their entry alone is unloaded."""
+    later: list[str]
+    """Settings that have changed and count when the supervisor is started again."""
+
+
 class DescribeParameters(msgspec.Struct, frozen=True, kw_only=True):
     """To a node's supervisor (`cmd.supervisor.<node>.parameters`): what its llama-server can be told."""
 

@@ -43,6 +43,7 @@ class Service:
         self._started_ns = time.time_ns()
         self._ready = False
         self._notes: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     def ready(self, ready: bool = True) -> None:
@@ -59,6 +60,12 @@ class Service:
         """Say what troubles this service; an empty sentence takes it back. Shown with its presence."""
         if self._notes.get(about, "") != sentence:
             self._notes[about] = sentence
+            self._changed.set()
+
+    def remark(self, sentence: str, *, about: str) -> None:
+        """Say what is wrong although this service serves; an empty sentence takes it back. Shown with its presence."""
+        if self._remarks.get(about, "") != sentence:
+            self._remarks[about] = sentence
             self._changed.set()
 
     def projection(self, schema: str, version: int) -> Projection:
@@ -86,7 +93,7 @@ class Service:
                 pid=os.getpid(),
                 started_ns=self._started_ns,
                 ready=self.is_ready,
-                note=" ".join(note for note in self._notes.values() if note),
+                note=" ".join(note for note in (*self._notes.values(), *self._remarks.values()) if note),
             )
             await self.bus.beat(subject, msgspec.json.encode(presence), TTL_S)
             with contextlib.suppress(TimeoutError):

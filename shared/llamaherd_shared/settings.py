@@ -81,13 +81,18 @@ def load_settings(
     )
 
 
-def load_models(*, config: Path | None, environ: Mapping[str, str]) -> Models:
-    """What the file, or the variable `LLAMAHERD_MODELS` (YAML), says about models. Raises `SettingsError`."""
-    text = environ.get(f"LLAMAHERD_{MODELS.upper()}")
-    if text is None:
-        document = _Document.load(config)
+def load_models(*, config: Path | None, environ: Mapping[str, str], text: str | None = None) -> Models:
+    """What the file, or the variable `LLAMAHERD_MODELS` (YAML), says about models. Raises `SettingsError`.
+
+    `text`: what the file would say.
+    """
+    variable = environ.get(f"LLAMAHERD_{MODELS.upper()}")
+    if variable is not None:
+        document = _Document(None, {MODELS: _read_yaml(variable)}, {})
+    elif text is not None and config is not None:
+        document = _Document.parse(config, text)
     else:
-        document = _Document(None, {MODELS: _read_yaml(text)}, {})
+        document = _Document.load(config)
     content = document.content.get(MODELS) or {}
     if not isinstance(content, dict):
         raise SettingsError(
@@ -192,12 +197,18 @@ class _Document:
             return cls(None, {}, {})
         try:
             text = path.read_text()
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            content = yaml.safe_load(text) or {}
         except OSError as error:
             raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        return cls.parse(path, text)
+
+    @classmethod
+    def parse(cls, path: Path, text: str) -> "_Document":
+        """`path` is what mistakes are told with."""
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text) or {}
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)

@@ -59,8 +59,11 @@ def as_variable(value: Any) -> str:
 class GatewayProcess:
     """`python -m llamaherd_gateway`, with its output kept."""
 
-    def __init__(self, folder: Path, nats_url: str, *, models: Any = None, **settings: Any) -> None:
-        """`models`: as in llamaherd.yaml."""
+    def __init__(
+        self, folder: Path, nats_url: str, *, models: Any = None, config: Path | None = None, **settings: Any
+    ) -> None:
+        """`models`: as in llamaherd.yaml; `config`: that file."""
+        self.arguments = ["--config", str(config)] if config is not None else []
         self.folder, self.port = folder, free_port()
         self.log = folder / "gateway.log"
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +90,7 @@ class GatewayProcess:
 
     def start(self, *, wait_ready: bool = True) -> "GatewayProcess":
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "llamaherd_gateway"]
+            command = [sys.executable, "-m", "llamaherd_gateway", *self.arguments]
             self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         if wait_ready:
             wait_until(self._is_ready, within_s=20, what="the gateway is ready")

@@ -146,6 +146,8 @@ class Herd:
         self.known = Known()
         self.ready_pid = 0
         """Process id of the supervisor that said last that it is ready."""
+        self.note = ""
+        """What is wrong, as its presence says."""
 
     async def follow(self) -> None:
         async for batch in self.bus.read(EVENTS, after=0):
@@ -219,7 +221,7 @@ async def herd_of(node: Node, model: str = "m") -> AsyncIterator[Herd]:
     def beat(recorded: Recorded) -> None:
         presence = msgspec.json.decode(recorded.data or b"null", type=Presence | None)
         if presence is not None and presence.ready:
-            herd.ready_pid = presence.pid
+            herd.ready_pid, herd.note = presence.pid, presence.note
 
     watch = await bus.watch(bus.subjects.presence(node.name, "supervisor"), beat)
     following = asyncio.create_task(herd.follow())

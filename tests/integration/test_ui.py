@@ -24,8 +24,8 @@ from harness.gateway import GatewayProcess, flood, open_herd
 from harness.nats import NatsServer
 from harness.ui import UiProcess
 from llamaherd_shared.bus import Bus
-from llamaherd_shared.commands import Accepted, LoadModel
-from llamaherd_shared.errors import Conflict
+from llamaherd_shared.commands import Accepted, LoadModel, ReloadConfiguration, Reloaded, Restart
+from llamaherd_shared.errors import Conflict, Rejected
 from llamaherd_shared.events import Event, encode_event
 from llamaherd_shared.events.instance import InstanceProgressed, InstanceReady, InstanceStarted
 from llamaherd_shared.events.line import Line, LinePack, encode_lines
@@ -687,6 +687,36 @@ def test_options_of_a_load_go_to_the_supervisor(nats_server: NatsServer, ui: UiP
         assert accepted.json()["replaces"] == 3
         assert asked == [LoadModel(model="cria", options=LoadOptions(context_tokens=4096, gpu_layers="all"))]
         assert [each.status_code for each in wrong] == [400, 400, 400]
+
+    with_writer(nats_server, body)
+
+
+def test_a_reload_is_asked_of_every_supervisor(nats_server: NatsServer, ui: UiProcess) -> None:
+    async def body(writer: Writer) -> None:
+        asked: list[ReloadConfiguration] = []
+        restart = Restart(model="cria", index=0, why=["slots: 1 -> 2"])
+
+        async def answer(command: ReloadConfiguration) -> Reloaded:
+            asked.append(command)
+            if len(asked) > 1:
+                raise Rejected("llamaherd.yaml:1:1: a mistake")
+            return Reloaded(node="n1", restarts=[restart], offered=[], gone=[], later=[])
+
+        await writer.facts(JOINED, FOUND)
+        subject = writer.bus.subjects.command("supervisor", "reload", node="n1")
+        served = await writer.bus.serve(subject, ReloadConfiguration, answer)
+        ui.start()
+        async with httpx.AsyncClient(base_url=ui.address) as client:
+            path = "/api/v1/configuration/reload"
+            reloaded = await client.post(path)
+            refused = await client.post(path, json={"dry_run": True, "text": "models: {}"})
+            wrong = await client.post(path, json={"text": "models: {}"})
+        await served.drain()
+
+        assert [one["restarts"] for one in reloaded.json()] == [[msgspec.to_builtins(restart)]]
+        assert (refused.status_code, refused.json()["error"]["message"]) == (400, "llamaherd.yaml:1:1: a mistake")
+        assert (wrong.status_code, "only for `dry_run`" in wrong.text) == (400, True)
+        assert asked == [ReloadConfiguration(), ReloadConfiguration(dry_run=True, text="models: {}")]
 
     with_writer(nats_server, body)
 

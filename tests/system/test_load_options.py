@@ -92,6 +92,24 @@ def test_what_the_configuration_says_reaches_llama_server(tmp_path: Path) -> Non
         assert (instance["slots"], instance["context_tokens"]) == (2, 512)
         with ollama.Client(host=herd.gateway_url, timeout=60) as client:
             assert client.chat("gpt-4o", WHO).message.content
+
+        other = tmp_path / "other.yaml"
+        other.write_text("models: {cria: {slots: 3, context_tokens: 512}}\n")
+        foreseen = herd.cli("reload", "--file", str(other))
+        assert foreseen.stdout.split() == "cria/0 would start again: slots: 2 -> 3".split()
+        other.write_text("models: {cria: {slots: 0}}\n")
+        refused = herd.cli("reload", "--file", str(other))
+        assert (refused.returncode, "setting `models.cria.slots`: expected `int` >= 1" in refused.stderr) == (1, True)
+
+        config.write_text("models: {cria: {slots: 1, context_tokens: 512, aliases: [gpt-5]}}\n")
+        herd.eventually(
+            lambda: (found := instance_of(herd, "cria"))["state"] == "ready" and found["slots"] == 1,
+            within_s=20,
+            what="it has started again with one slot",
+        )
+        assert herd.cli("reload", "--dry-run").stdout.strip() == "nothing would have to start again"
+        with ollama.Client(host=herd.gateway_url, timeout=60) as client:
+            assert client.chat("gpt-5", WHO).message.content
     finally:
         herd.stop()
 

@@ -25,18 +25,21 @@ SHELL_FOLDERS = {"bus", "cli", "launcher"}
 """Packages that are adapters as a whole."""
 
 SHELL_PATHS = {
+    "llamaherd_shared/configuration.py",
     "llamaherd_shared/projection.py",
     "llamaherd_shared/service.py",
     "llamaherd_shared/tasks.py",
     "llamaherd/client.py",
     "llamaherd/console.py",
     "llamaherd_supervisor/files.py",
+    "llamaherd_supervisor/folder.py",
     "llamaherd_supervisor/instance_files.py",
     "llamaherd_supervisor/instance_log.py",
     "llamaherd_supervisor/journal.py",
     "llamaherd_supervisor/leftovers.py",
     "llamaherd_supervisor/program.py",
     "llamaherd_supervisor/loads.py",
+    "llamaherd_supervisor/reloading.py",
     "llamaherd_supervisor/pulls/fetch.py",
     "llamaherd_supervisor/pulls/hub.py",
     "llamaherd_supervisor/pulls/part_file.py",

@@ -5,6 +5,7 @@ import sys
 
 from llamaherd_gateway.app import serve
 from llamaherd_gateway.settings import GatewaySettings
+from llamaherd_shared.configuration import Configuration
 from llamaherd_shared.service import load_or_exit, run_service
 from llamaherd_shared.settings import load_models, load_settings, service_arguments
 
@@ -15,7 +16,8 @@ def main() -> int:
         lambda: load_settings(GatewaySettings, "gateway", config=config, environ=os.environ), "gateway"
     )
     models = load_or_exit(lambda: load_models(config=config, environ=os.environ), "gateway")
-    return run_service("gateway", lambda service: serve(service, settings, models), common)
+    configuration = Configuration("gateway", GatewaySettings, settings, config=config, environ=os.environ)
+    return run_service("gateway", lambda service: serve(service, settings, models, configuration), common)
 
 
 if __name__ == "__main__":

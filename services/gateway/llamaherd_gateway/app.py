@@ -35,6 +35,7 @@ from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
 from llamaherd_gateway.transfers import Transfers
 from llamaherd_shared import __version__
 from llamaherd_shared.addresses import is_loopback
+from llamaherd_shared.configuration import Configuration
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.model_spec import Models
 from llamaherd_shared.projection import Follower
@@ -46,7 +47,9 @@ CLOSE_S: Final = 1.0
 """For the last bytes of cut answers to leave."""
 
 
-async def serve(service: Service, settings: GatewaySettings, models: Models) -> None:
+async def serve(
+    service: Service, settings: GatewaySettings, models: Models, configuration: Configuration[GatewaySettings]
+) -> None:
     """Run until the service is told to stop."""
     common, bus, log = service.common, service.bus, service.log
     secret = read_secret(common.secret_file)
@@ -72,6 +75,7 @@ async def serve(service: Service, settings: GatewaySettings, models: Models) -> 
         aliases=policy.aliases,
         caught_up=follower.caught_up.is_set,
     )
+    policy.on_change.append(lambda: access.use_aliases(policy.aliases))
     conversations = Conversations(bus, log, settings)
     relay = Relay(
         settings=settings,
@@ -96,7 +100,15 @@ async def serve(service: Service, settings: GatewaySettings, models: Models) -> 
         cards = build_cards(view.fleet, view.table, relay.names.aliases, relay.expires_ns())
         return Herd(cards=cards, now_ns=time.time_ns(), version=__version__)
 
-    tasks = [asyncio.create_task(task) for task in (follower.run(), relay.sweep(), relay.gossip())]
+    async def reload() -> None:
+        now, said = configuration.read()
+        policy.replace(said, aliases=now.aliases, default_model=now.default_model)
+        log.info("llamaherd.yaml was read again")
+        if later := configuration.needing_restart(now, but=frozenset({"aliases", "default_model"})):
+            log.warning("what else has changed counts after a restart", settings=later)
+
+    working = (follower.run(), relay.sweep(), relay.gossip(), configuration.follow(service, reload))
+    tasks = [asyncio.create_task(task) for task in working]
     try:
         actions = Actions(
             view,

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from llamaherd_shared.configuration import Configuration
 from llamaherd_shared.service import Service, load_or_exit, run_service
 from llamaherd_shared.settings import load_models, load_settings, service_arguments
 from llamaherd_supervisor import app
@@ -16,9 +17,10 @@ def main() -> int:
     )
     models = load_or_exit(lambda: load_models(config=config, environ=os.environ), "supervisor")
     environment = dict(os.environ)
+    configuration = Configuration("supervisor", SupervisorSettings, settings, config=config, environ=environment)
 
     async def supervise(service: Service) -> None:
-        await app.run(service, settings, models, environment)
+        await app.run(service, settings, models, configuration, environment)
 
     return run_service("supervisor", supervise, common)
 

@@ -20,11 +20,13 @@ from llamaherd_shared.commands import (
     DescribeParameters,
     LoadModel,
     PullModel,
+    ReloadConfiguration,
     UnloadModel,
 )
+from llamaherd_shared.configuration import Configuration
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import decode_event
-from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
+from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
 from llamaherd_shared.events.pull import PullFailed
 from llamaherd_shared.model_spec import Models
@@ -32,19 +34,20 @@ from llamaherd_shared.projection import Applied, Follower, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS
 from llamaherd_shared.tasks import end
-from llamaherd_supervisor import models, reconcile, store
+from llamaherd_supervisor import reconcile, store
 from llamaherd_supervisor.adoption import Adopt, Left
 from llamaherd_supervisor.files import FileCommands
+from llamaherd_supervisor.folder import Folder
 from llamaherd_supervisor.handlers import Owner, Workplace
 from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.leftovers import Leftovers
 from llamaherd_supervisor.lifecycle import Instance, Wanted
 from llamaherd_supervisor.loads import Commands, Here, Whois
-from llamaherd_supervisor.models import GgufFile
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.program import Program
 from llamaherd_supervisor.projection import Known
 from llamaherd_supervisor.pulls.handlers import Pulls
+from llamaherd_supervisor.reloading import Reloading
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
 
 _WHOIS_S = 1.0
@@ -54,12 +57,18 @@ _STOP_MARGIN_S = 5.0
 _UNWANTED = Wanted(wanted=False)
 
 
-async def run(service: Service, settings: SupervisorSettings, said: Models, environment: Mapping[str, str]) -> None:
+async def run(
+    service: Service,
+    settings: SupervisorSettings,
+    said: Models,
+    configuration: Configuration[SupervisorSettings],
+    environment: Mapping[str, str],
+) -> None:
     """Supervise until asked to stop; then leave no process behind."""
     await refuse_second(service)
     lock = store.lock_data_dir(service.common.data_dir)
     try:
-        await Supervisor(service, settings, said, environment).run()
+        await Supervisor(service, settings, said, configuration, environment).run()
     finally:
         os.close(lock)
 
@@ -88,7 +97,12 @@ class Supervisor:
     """The instances and models of one node."""
 
     def __init__(
-        self, service: Service, settings: SupervisorSettings, said: Models, environment: Mapping[str, str]
+        self,
+        service: Service,
+        settings: SupervisorSettings,
+        said: Models,
+        configuration: Configuration[SupervisorSettings],
+        environment: Mapping[str, str],
     ) -> None:
         """`said`: what llamaherd.yaml says about models."""
         self.service, self.settings = service, settings
@@ -99,16 +113,8 @@ class Supervisor:
         self.owners: dict[tuple[str, int], Owner] = {}
         self._tasks: dict[Owner, asyncio.Task[None]] = {}
         self._known = Known()
-        self._files: dict[str, GgufFile] = {}
-        """What is in the models folder, by path."""
-        self._surveyed: dict[str, GgufFile] | None = None
-        """What was in it when last something was said about it."""
         self._joined = False
         self._preloaded: set[str] = set()
-        self._aside: set[str] = set()
-        """Of these, what only an entry of `models` speaks of."""
-        self._looking = asyncio.Lock()
-        """Held over a look at the models folder, and over what changes it."""
         self.at = Workplace(
             service=service,
             settings=settings,
@@ -120,7 +126,9 @@ class Supervisor:
             offers=Offers(said, settings.models_dir),
         )
         self.commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
-        self.pulls = Pulls(self.at, self._look)
+        self.folder = Folder(self.at, self.models, surveyed=self._preload)
+        self.reloading = Reloading(self.at, self.folder, self.owners, configuration)
+        self.pulls = Pulls(self.at, self.folder.look)
         self._leftovers = Leftovers(self.at)
         self._joined_ns = 0
         """When we said that we are here; 0 before."""
@@ -152,8 +160,8 @@ class Supervisor:
                 return
             self._known = store.read_known(projection.db)
             await self._join()
-            watching = asyncio.create_task(self._watch_models())
-            background.append(watching)
+            watching = asyncio.create_task(self.folder.watch())
+            background += [watching, asyncio.create_task(self.reloading.follow())]
             served, slow = await self._serve(), await self._serve_files()
             self.service.ready()
             await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
@@ -207,12 +215,14 @@ class Supervisor:
                 self._own_left(each)
         # Before anything is started: orphans hold memory.
         ending = self._leftovers.end(orphans, patience_s=self.settings.stop_timeout_s)
-        await asyncio.gather(ending, self._first_look())
+        await asyncio.gather(ending, self.folder.take_up(self._known.models))
         for each in left:
             if not isinstance(each.found, Adopt):
                 self._own_left(each)
         self._joined = True
         self._preload()
+        # The configuration may have changed since what was adopted was started.
+        self.reloading.restart_changed()
 
     def _own_left(self, left: Left) -> None:
         self._own(left.instance, reconcile.wanted_after_restart(left.instance, left.found, left.record), left)
@@ -229,7 +239,9 @@ class Supervisor:
             )
 
     def _own(self, instance: Instance, wanted: Wanted, left: Left | None = None) -> Owner:
-        owner = Owner(instance, self.at, wanted)
+        adopted = left.found if left is not None else None
+        plan = adopted.record.plan if isinstance(adopted, Adopt) else None
+        owner = Owner(instance, self.at, wanted, plan)
         self.owners[(instance.model, instance.index)] = owner
         self._tasks[owner] = asyncio.create_task(owner.run(left))
         return owner
@@ -248,6 +260,7 @@ class Supervisor:
             await bus.serve(command("load"), LoadModel, commands.load),
             await bus.serve(command("unload"), UnloadModel, commands.unload),
             await bus.serve(command("cancel-load"), CancelLoad, commands.cancel_load),
+            await bus.serve(command("reload"), ReloadConfiguration, self.reloading.answer),
             await bus.serve(command("whois"), Whois, whois),
         ]
 
@@ -257,8 +270,8 @@ class Supervisor:
             self.at,
             owner_of=lambda model: self.owners.get((model, 0)),
             is_pulling=self.pulls.is_pulling,
-            looking=self._looking,
-            gone=self._record_deletion,
+            looking=self.folder.looking,
+            gone=self.folder.record_deletion,
         )
         return [
             await bus.serve(command("describe"), DescribeModel, files.describe, concurrency=2),
@@ -302,55 +315,10 @@ class Supervisor:
         if not journaling.done() and not await self.journal.flush(_FLUSH_S):
             self.service.log.warning("the bus is away: the last facts could not be stored")
 
-    # The models folder.
-
-    async def _first_look(self) -> None:
-        for name, event in self._known.models.items():
-            if (file := models.take_up(event)) is not None:
-                self._files[file.seen.path] = file
-            if not isinstance(event, ModelRemoved):
-                self.models[name] = event
-        if not self.settings.models_dir.is_dir():
-            self.service.log.warning("the models folder does not exist", models_dir=str(self.settings.models_dir))
-        await self._look()
-
-    async def _watch_models(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.scan_interval_s)
-            await self._look()
-
-    async def _look(self) -> None:
-        async with self._looking:
-            await self._look_once()
-
-    async def _look_once(self) -> None:
-        seen = await asyncio.to_thread(store.look, self.settings.models_dir)
-        self._aside = self.at.offers.files - seen.keys()
-        seen |= await asyncio.to_thread(store.look_at, self._aside)
-        for path in self._files.keys() - seen.keys():
-            del self._files[path]
-        for path, sighting in seen.items():
-            if path not in self._files or self._files[path].seen != sighting:
-                file = GgufFile(sighting, await asyncio.to_thread(store.read_head, sighting))
-                if not models.is_on_its_way(file, now_ns=time.time_ns()):
-                    self._files[path] = file
-        if self._files != self._surveyed:
-            self._surveyed = dict(self._files)
-            self._record_survey()
-
-    def _record_survey(self) -> None:
-        events = models.survey(
-            self.node, self._files.values(), self.at.offers, aside=self._aside, now_ns=time.time_ns()
-        )
-        for name, event in events.items():
-            self._record_model(name, event)
-        for name in [name for name in self.models if name not in events]:
-            self._record_removal(name)
-        if self._joined:
-            self._preload()
-
     def _preload(self) -> None:
         """Load what is to be loaded from the start, each once: what somebody unloads later stays unloaded."""
+        if not self._joined:
+            return
         for name in self.models.keys() - self._preloaded:
             if not self.at.offers.spec(name).preload or not isinstance(self.models[name], ModelFound):
                 continue
@@ -361,26 +329,3 @@ class Supervisor:
                 self.service.log.warning("a model cannot be loaded from the start", model=name, why=error.message)
             else:
                 self._owner_of(name).ask(load)
-
-    def _record_deletion(self, name: str) -> None:
-        """Of a model whose files are about to go; if they stay after all, the next look finds them."""
-        event = self.models[name]
-        if not isinstance(event, ModelRemoved):
-            self._files.pop(event.path, None)
-        self._record_removal(name)
-
-    def _record_removal(self, name: str) -> None:
-        self._record_model(name, ModelRemoved(node=self.node, model=name, at_ns=time.time_ns()))
-        del self.models[name]
-
-    def _record_model(self, name: str, event: ModelEvent) -> None:
-        if not models.is_news(self._known.models.get(name), event):
-            self.models[name] = event
-            return
-        self.models[name] = event
-        self._known = Known(instances=self._known.instances, models={**self._known.models, name: event})
-        self.journal.record(self.subjects.model(self.node, name), event)
-        if isinstance(event, ModelRejected):
-            self.service.log.warning("a model file cannot be served", path=event.path, reason=event.reason)
-        else:
-            self.service.log.info("model", model=name, what=type(event).__name__.removeprefix("Model").lower())

@@ -105,16 +105,18 @@ class Workplace:
     def data_dir(self) -> Path:
         return self.service.common.data_dir
 
-    def plan(self, instance: Instance, asked: LoadOptions) -> Plan:
-        """What a process of this model would be started with now."""
-        found = self.models.get(instance.model)
+    def plan(
+        self, instance: Instance, asked: LoadOptions, offers: Offers | None = None, found: ModelEvent | None = None
+    ) -> Plan:
+        """What a process of this model would be started with now, or with other offers and another fact about it."""
+        found = found or self.models.get(instance.model)
         if not isinstance(found, ModelFound):
             # Its file is gone, or cannot be read any more; llama-server will say so.
             found = ModelFound(
                 node=self.node, model=instance.model, at_ns=0, path=instance.path, size_bytes=0, modified_ns=0
             )
         return make_plan(
-            self.offers.spec(instance.model),
+            (offers or self.offers).spec(instance.model),
             found,
             asked,
             models_dir=self.settings.models_dir,
@@ -125,7 +127,8 @@ class Workplace:
 class Owner:
     """The one task that owns an instance."""
 
-    def __init__(self, instance: Instance, at: Workplace, wanted: Wanted) -> None:
+    def __init__(self, instance: Instance, at: Workplace, wanted: Wanted, plan: Plan | None = None) -> None:
+        """`plan`: what a process that is to be adopted was started with."""
         self.instance = instance
         self._at = at
         self._limits = at.settings.limits()
@@ -133,7 +136,7 @@ class Owner:
         self._wanted = wanted
         self._vitals = Vitals()
         self._process: Process | None = None
-        self._plan: Plan | None = None
+        self._plan = plan
         """What runs was started with; `None` when nobody knows."""
         self._record: Record | None = None
         """Of the running process; `None` without one, or when it could not be written."""
@@ -169,11 +172,17 @@ class Owner:
         replaces = self._heed(load).replaces
         return replaces if self.instance.state in ALIVE and replaces == self.instance.generation else 0
 
-    def changes(self) -> list[str]:
-        """Why what runs is not what would be started now (`launching.differences`); empty: it is, or nothing runs."""
-        if self._plan is None or self.instance.state not in ALIVE:
+    def changes(self, offers: Offers | None = None, found: ModelFound | None = None) -> list[str]:
+        """Why what runs is not what would be started now, or with these (`launching.differences`).
+
+        Empty: it is, or nothing runs that is to run on, or the model is gone, of which nothing better could be started.
+        """
+        found_now = found or self._at.models.get(self.instance.model)
+        if self._plan is None or self.instance.state not in ALIVE or not self._wanted.wanted:
             return []
-        return differences(self._plan, self._at.plan(self.instance, self._wanted.options))
+        if not isinstance(found_now, ModelFound):
+            return []
+        return differences(self._plan, self._at.plan(self.instance, self._wanted.options, offers, found_now))
 
     def reload(self) -> None:
         """Start what runs again, as it would be started now; returns at once."""

@@ -13,10 +13,15 @@ NO_PROJECTOR: Final = "none"
 
 
 class Offers:
-    """What is said about each model. Made anew when that changes."""
+    """What is said about each model."""
 
     def __init__(self, models: Models, models_dir: Path) -> None:
-        self.models, self.models_dir = models, models_dir
+        self.models_dir = models_dir
+        self.replace(models)
+
+    def replace(self, models: Models) -> None:
+        """From now on this is said."""
+        self.models = models
         self._specs: dict[str, ModelSpec] = {}
 
     def spec(self, model: str) -> ModelSpec:
@@ -24,6 +29,11 @@ class Offers:
         if found is None:
             found = self._specs[model] = self.models.spec(model)
         return found
+
+    @property
+    def defined(self) -> set[str]:
+        """Models that are there by their entry, whatever is in the folder."""
+        return {name for name in self.models.names if self.entry(name)}
 
     @property
     def paths(self) -> dict[str, str]:

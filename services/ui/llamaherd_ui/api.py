@@ -27,9 +27,11 @@ from llamaherd_shared.commands import (
     Parameters,
     PullAccepted,
     PullCancelled,
+    ReloadConfiguration,
+    Reloaded,
     UnloadModel,
 )
-from llamaherd_shared.errors import Unavailable
+from llamaherd_shared.errors import Rejected, Unavailable
 from llamaherd_shared.events import event_type
 from llamaherd_shared.events.access import AccessEvent
 from llamaherd_shared.events.line import Level
@@ -41,7 +43,7 @@ from llamaherd_ui.docs import STYLE, render_docs
 from llamaherd_ui.keys import NewKey, decide_created, decide_revoked
 from llamaherd_ui.parameters import pick_teller, select_parameters
 from llamaherd_ui.projection import AccessKey, Node, evolve, pick_node, select
-from llamaherd_ui.pulls import NewPull, pick_puller, render_command
+from llamaherd_ui.pulls import NewPull, nodes_alive, pick_puller, render_command
 from llamaherd_ui.resume import parse_topics, pick_position
 from llamaherd_ui.settings import UiSettings
 from llamaherd_ui.store import FleetStore, query, select_facts, select_requests, select_usage
@@ -70,6 +72,9 @@ WRITE_TIMEOUT_S: Final = 5.0
 """For nats-server to store a fact."""
 SEEN_TIMEOUT_S: Final = 2.0
 """For a fact just stored to be seen here; it holds without that."""
+
+RELOAD_TIMEOUT_S: Final = 15.0
+"""For the files that a configuration newly speaks of to be looked at."""
 
 MOST: Final = 2**63 - 1
 """Larger numbers are none to SQLite, nor as nanoseconds."""
@@ -161,6 +166,20 @@ async def list_parameters(
     subject = ui.bus.subjects.command("supervisor", "parameters", node=pick_teller(ui.fleet.entities, node))
     told = await ui.bus.request(subject, DescribeParameters(), Parameters, timeout_s=HELP_TIMEOUT_S)
     return select_parameters(told, category=category, search=search)
+
+
+@post("/api/v1/configuration/reload", tags=["configuration"], summary="Read llamaherd.yaml again", status_code=200)
+async def reload_configuration(ui: Ui, data: ReloadConfiguration | None = None) -> list[Reloaded]:
+    """What that leads to on every node, or with `dry_run` would: each reads its own file. They follow it by themselves.
+
+    Refused as a whole with the place of the mistake when the file of one node cannot be used.
+    """
+    command = data or ReloadConfiguration()
+    if command.text is not None and not command.dry_run:
+        raise Rejected("`text` is only for `dry_run`: change the file itself")
+    subjects = [ui.bus.subjects.command("supervisor", "reload", node=node) for node in nodes_alive(ui.fleet.entities)]
+    asking = (ui.bus.request(subject, command, Reloaded, timeout_s=RELOAD_TIMEOUT_S) for subject in subjects)
+    return list(await asyncio.gather(*asking))
 
 
 @get("/api/v1/keys", tags=["keys"], summary="API keys and what they have used")
@@ -337,6 +356,7 @@ HANDLERS: Final = [
     unload_model,
     pull_model,
     cancel_pull,
+    reload_configuration,
     list_parameters,
     list_keys,
     create_key,

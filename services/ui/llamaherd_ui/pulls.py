@@ -28,13 +28,20 @@ def render_command(asked: NewPull) -> PullModel:
     )
 
 
-def pick_puller(entities: Entities, node: str | None) -> str:
-    """The node that pulls. Raises why there is none, with the names that would have worked."""
+def nodes_alive(entities: Entities) -> list[str]:
+    """Nodes with a supervisor. Raises `Unavailable` when there is none."""
     alive = [host.node for host in select(entities, Node) if host.left_ns is None]
-    if node is not None and node not in alive:
-        raise NotFound(f"there is no node {node}; there are: {', '.join(alive) or 'none'}")
     if not alive:
         raise Unavailable("no supervisor is running: start one with `llamaherd up`", retry_after_s=2)
+    return alive
+
+
+def pick_puller(entities: Entities, node: str | None) -> str:
+    """The node that pulls. Raises why there is none, with the names that would have worked."""
+    known = [host.node for host in select(entities, Node) if host.left_ns is None]
+    if node is not None and node not in known:
+        raise NotFound(f"there is no node {node}; there are: {', '.join(known) or 'none'}")
+    alive = nodes_alive(entities)
     if node is None and len(alive) > 1:
         raise Rejected(f"name the node that gets the model (`node`): {', '.join(alive)}")
     return node or alive[0]

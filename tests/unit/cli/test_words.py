@@ -10,6 +10,8 @@ from llamaherd.fleet import ApiKey, Instance, KeyUse, Model, Service
 from llamaherd.words import (
     checks_table,
     describe_key,
+    describe_progress,
+    describe_reload,
     describe_troubles,
     instances_table,
     keys_table,
@@ -20,7 +22,7 @@ from llamaherd.words import (
     render_pull_progress,
     services_table,
 )
-from llamaherd_shared.commands import Parameter, ParameterCategory, StoredLine
+from llamaherd_shared.commands import Parameter, ParameterCategory, Reloaded, Restart, StoredLine
 from llamaherd_shared.events.access import KeyLimits
 
 MODELS = [
@@ -180,3 +182,39 @@ def test_progress_of_a_pull_is_bytes_and_speed_or_what_it_waits_for(
     done: int, total: int, note: str, text: str
 ) -> None:
     assert render_pull_progress(done, total, 2048.0, note) == text
+
+
+def test_what_a_reload_leads_to_is_told_by_instance() -> None:
+    restart = Restart(model="cria", index=0, why=["slots: 1 -> 2", "env.TOKEN: changed"])
+    quiet = Reloaded(node="box", restarts=[], offered=[], gone=[], later=[])
+    busy = Reloaded(node="rack", restarts=[restart], offered=["new"], gone=["old"], later=["supervisor.models_dir"])
+
+    assert describe_reload([quiet], dry_run=False) == ["nothing has to start again"]
+    assert describe_reload([quiet], dry_run=True) == ["nothing would have to start again"]
+    assert describe_reload([busy], dry_run=True)[0] == "cria/0 would start again: slots: 1 -> 2; env.TOKEN: changed"
+    assert describe_reload([quiet, busy], dry_run=False) == [
+        "cria/0 on rack starts again: slots: 1 -> 2; env.TOKEN: changed",
+        "new can be loaded on rack",
+        "old cannot be loaded any more on rack",
+        "supervisor.models_dir counts when the supervisor on rack is started again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ready_at_ns", "text"),
+    [
+        (None, "loading weights"),
+        (75 * 10**9, "loading weights, about 1 min 5 s left"),
+        (5 * 10**9, "loading weights"),
+    ],
+)
+def test_progress_of_a_load_tells_how_long_it_still_takes_as_far_as_anybody_knows(
+    ready_at_ns: int | None, text: str
+) -> None:
+    instance = Instance(state="loading", ratio=0.41, stage="weights", ready_at_ns=ready_at_ns)
+
+    assert describe_progress(Model(model="slow", node="box", instance=instance), now_ns=10 * 10**9) == text
+
+
+def test_progress_of_what_does_not_load_is_its_state() -> None:
+    assert describe_progress(Model(model="slow", node="box"), now_ns=0) == "stopped"

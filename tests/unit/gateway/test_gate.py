@@ -59,6 +59,16 @@ def test_a_key_is_good_for_aliases_that_clients_make_later() -> None:
         access.check_model(narrow, "cria", "cria")
 
 
+def test_aliases_that_are_configured_anew_are_in_scope_from_then_on() -> None:
+    access = gate(aliases=("old",))
+
+    access.use_aliases(("claude-*",))
+
+    access.check_model(key(models=("claude-*",)), "cria", "claude-9")
+    with pytest.raises(NotAllowed):
+        access.check_model(key(models=("old",)), "cria", "old")
+
+
 def test_configured_aliases_are_in_scope_and_what_only_the_default_model_answers_to_is_not() -> None:
     access = gate(aliases=("gpt-4o", "claude-*"))
 

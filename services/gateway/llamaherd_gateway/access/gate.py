@@ -66,6 +66,11 @@ class Access:
         """Whether there is any key that is good."""
         return any(not key.revoked for key in self._view.fleet.keyring.keys.values())
 
+    def use_aliases(self, aliases: Iterable[str]) -> None:
+        """From now on these are configured."""
+        self._configured = tuple(aliases)
+        self._aliases = self._name_aliases()
+
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Key | None:
         """Whose request this is; `None`: nobody's, which is allowed here.
 
