@@ -10,7 +10,6 @@ from llamaherd.fleet import ApiKey, Instance, KeyUse, Model, Service
 from llamaherd.words import (
     checks_table,
     describe_key,
-    describe_progress,
     describe_reload,
     describe_troubles,
     instances_table,
@@ -214,7 +213,3 @@ def test_progress_of_a_load_tells_how_long_it_still_takes_as_far_as_anybody_know
     instance = Instance(state="loading", ratio=0.41, stage="weights", ready_at_ns=ready_at_ns)
 
     assert describe_progress(Model(model="slow", node="box", instance=instance), now_ns=10 * 10**9) == text
-
-
-def test_progress_of_what_does_not_load_is_its_state() -> None:
-    assert describe_progress(Model(model="slow", node="box"), now_ns=0) == "stopped"
