@@ -1,6 +1,7 @@
 """`llamaherd load` and `llamaherd unload`."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -57,8 +58,9 @@ def load(
     }
     options = read_options(given, option)
     with open_client(url) as client:
+        before = client.models()
         accepted = client.load(model, node=node, options=options.said)
-        return _follow(client, accepted, "ready", "loading", wait=wait, timeout_s=timeout, json=json)
+        return _follow(client, accepted, "ready", "loading", before, wait=wait, timeout_s=timeout, json=json)
 
 
 def unload(
@@ -74,13 +76,21 @@ def unload(
     """Unload a model and free its memory. What it is answering right now is finished first."""
     with open_client(url) as client:
         accepted = client.unload(model, node=node)
-        return _follow(client, accepted, "stopped", "unloading", wait=wait, timeout_s=timeout, json=json)
+        return _follow(client, accepted, "stopped", "unloading", (), wait=wait, timeout_s=timeout, json=json)
 
 
 def _follow(
-    client: Client, accepted: Accepted, goal: str, doing: str, *, wait: bool, timeout_s: float, json: bool
+    client: Client,
+    accepted: Accepted,
+    goal: str,
+    doing: str,
+    before: Sequence[Model],
+    *,
+    wait: bool,
+    timeout_s: float,
+    json: bool,
 ) -> int:
-    """Show how it goes until the model is in the state that was asked for."""
+    """Show how it goes until the model is in the state that was asked for. `before`: all models before that."""
     screen = Screen(quiet=json)
     if not wait:
         if json:
@@ -91,15 +101,14 @@ def _follow(
     seen: Model | None = None
     first = 0
     moved = accepted.state not in ("failed", "stopped") or goal == "stopped"
+    past = _find(before, accepted)
     with screen.bar(f"{doing} {accepted.model}") as bar:
         while time.monotonic() < deadline:
-            seen = next(
-                (one for one in client.models() if (one.model, one.node) == (accepted.model, accepted.node)), None
-            )
+            seen = _find(client.models(), accepted)
             state = seen.state if seen else "stopped"
             # The page behind the answer may still show the state from before the command.
-            moved = moved or state not in ("failed", "stopped")
             instance = seen.instance if seen else None
+            moved = moved or state not in ("failed", "stopped") or _since_ns(seen) != _since_ns(past)
             first = first or (instance.generation if instance else 0)
             if goal == "stopped" and instance is not None and instance.generation > first:
                 if json:
@@ -118,6 +127,15 @@ def _follow(
         return OK
     screen.fail(_what_went_wrong(accepted, seen, timeout_s))
     return FAILED
+
+
+def _find(models: Sequence[Model], accepted: Accepted) -> Model | None:
+    return next((one for one in models if (one.model, one.node) == (accepted.model, accepted.node)), None)
+
+
+def _since_ns(model: Model | None) -> int:
+    """When it got into its state; one that fails at once is never seen in any other."""
+    return model.instance.since_ns if model is not None and model.instance is not None else 0
 
 
 def _what_went_wrong(accepted: Accepted, seen: Model | None, timeout_s: float) -> str:
