@@ -24,6 +24,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """Of loading; `None` when it is not loading."""
     ratio: float | None = None
     """0 to 1 of loading."""
+    ready_at_ns: int | None = None
+    """When loading is expected to end, as far as an earlier load tells."""
     load_s: float | None = None
     slots: int | None = None
     context_tokens: int | None = None

@@ -43,6 +43,16 @@ def render_state(model: Model) -> Text:
     return text
 
 
+def describe_progress(model: Model, *, now_ns: int) -> str:
+    """State and stage of a load, and about how long it will still take, if anything tells."""
+    instance = model.instance
+    if instance is None or instance.stage is None:
+        return model.state
+    left_s = (instance.ready_at_ns - now_ns) / 1e9 if instance.ready_at_ns is not None else 0.0
+    left = f", about {render_duration(left_s)} left" if left_s >= 1 else ""
+    return f"{model.state} {instance.stage}{left}"
+
+
 def models_table(models: Sequence[Model], *, with_node: bool) -> Table:
     """Every model file, one row each."""
     table = _table(

@@ -90,6 +90,10 @@ class Switches:
     """Prints this many lines at the start."""
     chatter_s: float = 0.0
     """Prints a numbered line this often."""
+    grow_bytes: int = 0
+    """While it loads it takes so much more memory every tenth of a second."""
+    read_bytes: int = 0
+    """While it loads it reads so much every tenth of a second."""
     max_life_s: float = 300.0
     """Ends by itself after this long, so that no failing test leaves it behind for good."""
 
@@ -663,6 +667,17 @@ async def chatter(every_s: float) -> None:
         await asyncio.sleep(every_s)
 
 
+async def labour(state: State) -> None:
+    """What a load does besides writing lines."""
+    held = []
+    zeros = os.open("/dev/zero", os.O_RDONLY)
+    while state.loading:
+        held.append(bytearray(b"x" * state.switches.grow_bytes))
+        os.read(zeros, state.switches.read_bytes)
+        await asyncio.sleep(0.1)
+    os.close(zeros)
+
+
 async def serve(state: State) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -686,8 +701,10 @@ async def serve(state: State) -> int:
     log("I", f"srv    load_model: loading model '{state.model_path}'")
     loop.call_later(state.switches.slow_load_s, log, "I", "srv  llama_server: model loaded")
     chatting = asyncio.create_task(chatter(state.switches.chatter_s))
+    labouring = asyncio.create_task(labour(state))
     code = await ended
     chatting.cancel()
+    labouring.cancel()
     server.close()
     return code
 

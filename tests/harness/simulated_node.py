@@ -21,6 +21,7 @@ from llamaherd_supervisor.lifecycle import (
     HealthMissed,
     Instance,
     Limits,
+    LoadStood,
     MemoryAwaited,
     MemoryRefused,
     Observation,
@@ -158,6 +159,8 @@ class SimulatedNode:
             for place in self.places.values():
                 if place.process is not None and place.process.hung and not place.process.loading:
                     self._see(place, HealthMissed(place.instance.generation))
+                if place.process is not None and place.process.hung and place.process.loading:
+                    self._see(place, LoadStood(place.instance.generation, place.vitals.still_s + _STEP_S))
             self.settle()
 
     def change_mind(self, name: str) -> None:

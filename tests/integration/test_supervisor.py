@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
@@ -658,6 +659,69 @@ def test_progress_is_told_while_loading(running: Node, model: str) -> None:
             assert ratios
             assert ratios == sorted(ratios)
             assert len(ratios) <= 5
+
+    uvloop.run(body())
+
+
+@pytest.mark.parametrize("signs", [{"chatter_s": 0.2}, {"grow_bytes": 2**20}, {"read_bytes": 2**20}], ids=str)
+def test_load_may_take_as_long_as_it_takes_while_it_goes_on(node: Node, signs: dict[str, Any]) -> None:
+    """T12: slow is not stuck."""
+
+    async def body() -> None:
+        node.add_model("slow", slow_load_s=3.0, **signs)
+        async with herd_of(node, "slow") as herd:
+            node.start(load_stall_s=1.0)
+            await herd.offered()
+            await herd.load()
+            ready = await herd.state(State.READY)
+
+            assert ready.generation == 1
+            assert "exited" not in herd.kinds()
+
+    uvloop.run(body())
+
+
+def test_load_of_which_nothing_moves_is_ended_and_given_up_with_the_reason(node: Node) -> None:
+    """T9, T10: it would load for ever."""
+
+    async def body() -> None:
+        node.add_model("stuck", slow_load_s=100.0)
+        async with herd_of(node, "stuck") as herd:
+            node.start(load_stall_s=0.4)
+            await herd.offered()
+            await herd.load()
+            await herd.state(State.FAILED)
+
+            failed = herd.facts[-1]
+            assert isinstance(failed, InstanceFailed)
+            assert failed.fault == "stuck"
+            assert "nothing of its load moved for 0.4 s" in failed.reason
+            assert herd.kinds().count("started") == 3
+            assert node.llama_servers() == []
+
+    uvloop.run(body())
+
+
+def test_second_load_tells_when_it_will_be_done(node: Node) -> None:
+    async def body() -> None:
+        node.add_model("twice", slow_load_s=1.0)
+        async with herd_of(node, "twice") as herd:
+            node.start()
+            await herd.offered()
+            await herd.load()
+            await herd.state(State.READY)
+            await herd.unload()
+            await herd.state(State.STOPPED)
+            first = [fact for fact in herd.facts if isinstance(fact, InstanceProgressed)]
+            await herd.load()
+            await herd.state(State.READY)
+
+            told = [fact for fact in herd.facts if isinstance(fact, InstanceProgressed)]
+            guesses = [fact.ready_at_ns - fact.at_ns for fact in told[len(first) :] if fact.ready_at_ns is not None]
+            assert first
+            assert all(fact.ready_at_ns is None for fact in first)
+            assert guesses
+            assert max(guesses) < 5e9
 
     uvloop.run(body())
 

@@ -15,7 +15,7 @@ from llamaherd_supervisor.lifecycle import Limits, State
 RULES = Rules(
     min_residence_s=5, patience_s=30, release_s=10, groups={"swap": Group(swap=True), "alone": Group(exclusive=True)}
 )
-LIMITS = Limits(max_load_crashes=2, max_crashes=3, load_timeout_s=60, backoff_max_s=8)
+LIMITS = Limits(max_load_crashes=2, max_crashes=3, load_stall_s=60, backoff_max_s=8)
 NAMES = tuple("abcdef")
 MODELS = st.fixed_dictionaries(
     {

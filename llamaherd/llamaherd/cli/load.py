@@ -12,7 +12,7 @@ from llamaherd.console import Screen, print_json
 from llamaherd.failures import FAILED, OK
 from llamaherd.fleet import Model
 from llamaherd.load_options import read_options
-from llamaherd.words import reason_of
+from llamaherd.words import describe_progress, reason_of
 from llamaherd_shared.commands import Accepted
 
 POLL_S: Final = 0.1
@@ -118,7 +118,8 @@ def _follow(
             replaced = instance is not None and instance.generation <= accepted.replaces
             if not replaced and (state == goal or (moved and state in ("failed", "rejected"))):
                 break
-            bar.update(instance.ratio if instance else None, f"{state} {(instance.stage if instance else None) or ''}")
+            note = describe_progress(seen, now_ns=time.time_ns()) if seen else state
+            bar.update(instance.ratio if instance else None, note)
             time.sleep(POLL_S)
     if json and seen is not None:
         print_json(seen)

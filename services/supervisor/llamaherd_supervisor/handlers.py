@@ -39,6 +39,7 @@ from llamaherd_supervisor.lifecycle import (
     HealthMissed,
     Instance,
     LoadProgressed,
+    LoadStood,
     Observation,
     ProcessExited,
     Signal,
@@ -59,6 +60,7 @@ from llamaherd_supervisor.lifecycle import (
     observe,
 )
 from llamaherd_supervisor.load_progress import LoadProgress
+from llamaherd_supervisor.load_time import Headway, Signs, look_again
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Process, boot_id, count_oom_kills, free_port
 from llamaherd_supervisor.reconcile import Load
@@ -72,6 +74,8 @@ _FIRST_PROBE_S: Final = 0.02
 _LOADING_PROBE_S: Final = 0.25
 """Probes of a loading instance begin quickly, for small models, and slow down to this."""
 _PROGRESS_S: Final = 0.25
+_HEADWAY_S: Final = 2.0
+"""Between two looks at whether a load goes on at all."""
 _SLOTS_S: Final = 0.1
 _LINES_TOLD: Final = 20
 """Of the end of a log, in the fact about an exit that nobody asked for."""
@@ -145,6 +149,8 @@ class Owner:
             at.service, self._folder, instance.model, instance.index, max_bytes=at.settings.log_max_bytes
         )
         self._progress = LoadProgress()
+        self._lines = 0
+        """Lines of its load that are its own, and no answer to our probes."""
         self._oom_kills = 0
         """Of this machine, when the process was last known to be well."""
         self.settled = asyncio.Event()
@@ -398,6 +404,8 @@ class Owner:
         following = self._watch(self._follow_log(process, tail, generation, file_bytes))
         probing = self._watch(self._probe(upstream, generation))
         self._watch(self._await_exit(process, tail, generation, (following, probing)))
+        if self.instance.state is State.LOADING:
+            self._watch(self._watch_load(process, generation))
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -457,6 +465,7 @@ class Owner:
         while True:
             lines = tail.read()
             if self.instance.state is State.LOADING:
+                self._lines += sum(self._health_path not in line for line in lines)
                 for line in lines:
                     self._progress = load_progress.read_line(self._progress, line)
                 if time.monotonic() >= next_progress:
@@ -472,6 +481,24 @@ class Owner:
     def _note_log(self, tail: Tail) -> None:
         if self._record is not None and self._record.log_bytes != tail.read_bytes:
             self._write_record(log_bytes=tail.read_bytes)
+
+    async def _watch_load(self, process: Process, generation: int) -> None:
+        """Looks are counted, not the clock: a machine that was asleep has lost no time."""
+        every_s = min(_HEADWAY_S, self._limits.load_stall_s / 4)
+        headway = Headway(self._signs(process))
+        while self.instance.state is State.LOADING:
+            await asyncio.sleep(every_s)
+            headway = look_again(headway, self._signs(process), after_s=every_s)
+            self.tell(LoadStood(generation, headway.still_s))
+
+    def _signs(self, process: Process) -> Signs:
+        resident_bytes, read_bytes = process.growth_bytes()
+        return Signs(lines=self._lines, resident_bytes=resident_bytes, read_bytes=read_bytes)
+
+    @property
+    def _health_path(self) -> str:
+        plan = self._plan
+        return plan.health_path if plan is not None and plan.command else "/health"
 
     def _report_progress(self, process: Process, generation: int, file_bytes: int) -> None:
         self._progress = load_progress.read_memory(

@@ -24,6 +24,7 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_supervisor.faults import Fault
+from llamaherd_supervisor.load_time import Mark, estimate_left_s
 
 
 class State(enum.StrEnum):
@@ -92,6 +93,8 @@ ALIVE: Final = frozenset({State.LOADING, State.READY, State.DRAINING, State.STOP
 EVICTED: Final = "evicted for "
 """Before a model's name, the cause of a stop that makes room for that model."""
 _REMEMBERED_CRASHES: Final = 32
+_PROGRESS_REPEAT_S: Final = 10.0
+"""A load that goes on is told so often, also when it is no further: whoever waits for it has patience of his own."""
 _DRAIN_GRACE_S: Final = 0.3
 """A gateway may have picked this instance just before it read `InstanceDraining`: wait for that request to arrive."""
 
@@ -102,7 +105,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float = 10.0
     drain_timeout_s: float = 30.0
     evict_timeout_s: float = 3600.0
-    load_timeout_s: float = 1800.0
+    load_stall_s: float = 300.0
     backoff_base_s: float = 0.5
     backoff_max_s: float = 60.0
     max_crashes: int = 5
@@ -141,6 +144,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What it waits for, in `waiting`."""
     stage: str = ""
     ratio: float = 0.0
+    progressed_ns: int = 0
+    """When its load was last told to go on."""
+    marks: tuple[Mark, ...] = ()
+    """Where each stage of its load has begun."""
+    last_marks: tuple[Mark, ...] = ()
+    """The same of the last load of this file that ended well, and its end; empty before it."""
 
 
 class Vitals(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +161,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """Slots at work when `GET /slots` was last asked while draining; `None` before."""
     killed: str | None = None
     """Why SIGKILL was sent; `None` when it was not."""
+    still_s: float = 0.0
+    """For how long nothing of its load has moved."""
     watched_ns: int = 0
     """Since when, if an earlier supervisor spawned it: nothing of the above is known from before."""
 
@@ -214,6 +225,13 @@ class LoadProgressed(msgspec.Struct, frozen=True):
     ratio: float
 
 
+class LoadStood(msgspec.Struct, frozen=True):
+    """For how long nothing of the load has moved; 0: it goes on."""
+
+    generation: int
+    for_s: float
+
+
 class HealthAnswered(msgspec.Struct, frozen=True):
     """`GET /health` answered 200; the first time with what `GET /props` says."""
 
@@ -269,6 +287,7 @@ Observation = (
     | MemoryRefused
     | MemoryMeasured
     | LoadProgressed
+    | LoadStood
     | HealthAnswered
     | HealthMissed
     | SlotsCounted
@@ -332,7 +351,15 @@ def observe(
 
 def _generation_of(seen: Observation) -> int | None:
     match seen:
-        case LoadProgressed() | HealthAnswered() | HealthMissed() | SlotsCounted() | MemoryMeasured() | ProcessExited():
+        case (
+            LoadProgressed()
+            | LoadStood()
+            | HealthAnswered()
+            | HealthMissed()
+            | SlotsCounted()
+            | MemoryMeasured()
+            | ProcessExited()
+        ):
             return seen.generation
         case _:
             return None
@@ -378,7 +405,9 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
                 plan=seen.plan,
             )
         case LoadProgressed(stage=stage, ratio=ratio) if (stage, ratio) != (instance.stage, instance.ratio):
-            return InstanceProgressed(node=node, model=model, index=index, at_ns=now_ns, stage=stage, ratio=ratio)
+            return _progressed(instance, stage, ratio, now_ns=now_ns)
+        case LoadStood(for_s=0) if now_ns - instance.progressed_ns >= _PROGRESS_REPEAT_S * 1e9:
+            return _progressed(instance, instance.stage, instance.ratio, now_ns=now_ns)
         case HealthAnswered(slots=slots, context_tokens=context_tokens):
             return InstanceReady(
                 node=node,
@@ -397,6 +426,19 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
             return InstanceExited(node=node, model=model, index=index, at_ns=now_ns, cause=cause)
         case _:
             return None
+
+
+def _progressed(instance: Instance, stage: str, ratio: float, *, now_ns: int) -> InstanceProgressed:
+    left_s = estimate_left_s(instance.last_marks, ratio, passed_s=max(0.0, (now_ns - instance.since_ns) / 1e9))
+    return InstanceProgressed(
+        node=instance.node,
+        model=instance.model,
+        index=instance.index,
+        at_ns=now_ns,
+        stage=stage,
+        ratio=ratio,
+        ready_at_ns=None if left_s is None else now_ns + int(left_s * 1e9),
+    )
 
 
 def _observe_exit(
@@ -457,7 +499,7 @@ def _killed_by_us(instance: Instance, vitals: Vitals, limits: Limits) -> Fault |
     if vitals.killed != "unhealthy":
         return None
     if instance.state is State.LOADING:
-        return Fault("stuck", f"it was not ready after {limits.load_timeout_s:g} s, and was ended")
+        return Fault("stuck", f"nothing of its load moved for {limits.load_stall_s:g} s, and it was ended")
     return Fault("unresponsive", f"it no longer answered {limits.max_missed} health probes, and was ended")
 
 
@@ -508,6 +550,8 @@ def notice(instance: Instance, vitals: Vitals, seen: Observation) -> Vitals:
             return msgspec.structs.replace(vitals, missed=0)
         case HealthMissed():
             return msgspec.structs.replace(vitals, missed=vitals.missed + 1)
+        case LoadStood(for_s=for_s):
+            return msgspec.structs.replace(vitals, still_s=for_s)
         case SlotsCounted(busy=busy):
             return msgspec.structs.replace(vitals, busy_slots=busy)
         case Signalled(cause=cause, kill=True):
@@ -538,12 +582,18 @@ def evolve(instance: Instance, event: InstanceEvent) -> Instance:
                 "cause": "",
                 "stage": "spawn",
                 "ratio": 0.0,
+                "progressed_ns": event.at_ns,
+                "marks": (),
+                "last_marks": instance.last_marks if event.path == instance.path else (),
             }
         case InstanceWaiting():
             changes |= {"awaits": event.reason, "restart_at_ns": None}
         case InstanceProgressed():
-            changes |= {"stage": event.stage, "ratio": event.ratio}
+            changes |= {"stage": event.stage, "ratio": event.ratio, "progressed_ns": event.at_ns}
+            if event.stage != instance.stage:
+                changes["marks"] = (*instance.marks, (event.ratio, (event.at_ns - instance.since_ns) / 1e9))
         case InstanceReady():
+            changes["last_marks"] = (*instance.marks, (1.0, event.load_s))
             changes |= {"load_crashes": 0, "stage": "", "ratio": 1.0}
             changes |= {"slots": event.slots, "context_tokens": event.context_tokens}
         case InstanceDraining() | InstanceStopping():
@@ -583,7 +633,7 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
         case State.LOADING:
             if not wanted.wanted or _is_replaced(instance, wanted):
                 return Signal(wanted.cause)
-            return _wait_or(Signal("unhealthy", kill=True), limits.load_timeout_s - for_s)
+            return Signal("unhealthy", kill=True) if vitals.still_s >= limits.load_stall_s else None
         case State.READY:
             if not wanted.wanted or _is_replaced(instance, wanted):
                 return Drain(wanted.cause)

@@ -30,8 +30,9 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How long requests in flight may take to finish before a stop."""
     evict_timeout_s: Seconds = 3600.0
     """The same where a model makes room for another one: as long as llama-server itself lets a request take."""
-    load_timeout_s: Some = 1800.0
-    """An instance that is not ready by then is killed and counted as crashed. Long: weights may come over a network."""
+    load_stall_s: Some = 300.0
+    """An instance that loads is killed and counted as crashed when nothing of it has moved for so long: no line in its
+    log, no growth of its memory, nothing read. A load that goes on may take as long as it takes."""
     probe_interval_s: Some = 2.0
     """Between two health probes of a ready instance."""
     probe_timeout_s: Some = 5.0

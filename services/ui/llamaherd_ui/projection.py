@@ -82,6 +82,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True, tag="instance"):
     """Only while loading."""
     ratio: float | None = None
     """0 to 1 over all stages; only while loading."""
+    ready_at_ns: int | None = None
+    """When it is expected to be ready; only while loading, and when an earlier load tells."""
     load_s: float | None = None
     """`None` before the first time it was ready."""
     slots: int = 0
@@ -120,6 +122,7 @@ Entity = Node | ModelFile | InstanceState | AccessKey
 Entities = Mapping[str, Entity]
 """The whole fleet: entities by key."""
 
+_NOT_LOADING: Final[Mapping[str, None]] = {"stage": None, "ratio": None, "ready_at_ns": None}
 _UNASKED: Final = frozenset({"crash", "unhealthy", "supervisor_lost"})
 """Causes of an exit that needs an explanation; of any other one somebody said that it should be."""
 
@@ -240,22 +243,21 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
                 restarts=event.restarts,
             )
         case InstanceProgressed() if before.state == "loading":
-            return msgspec.structs.replace(before, stage=event.stage, ratio=event.ratio)
+            return msgspec.structs.replace(before, stage=event.stage, ratio=event.ratio, ready_at_ns=event.ready_at_ns)
         case InstanceReady():
             return msgspec.structs.replace(
                 before,
                 state="ready",
                 since_ns=at,
-                stage=None,
-                ratio=None,
+                **_NOT_LOADING,
                 load_s=event.load_s,
                 slots=event.slots,
                 context_tokens=event.context_tokens,
             )
         case InstanceDraining():
-            return msgspec.structs.replace(before, state="draining", since_ns=at, stage=None, ratio=None)
+            return msgspec.structs.replace(before, state="draining", since_ns=at, **_NOT_LOADING)
         case InstanceStopping():
-            return msgspec.structs.replace(before, state="stopping", since_ns=at, stage=None, ratio=None)
+            return msgspec.structs.replace(before, state="stopping", since_ns=at, **_NOT_LOADING)
         case InstanceExited():
             return msgspec.structs.replace(
                 _without_process(before),
@@ -281,9 +283,7 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
 
 
 def _without_process(instance: InstanceState) -> InstanceState:
-    return msgspec.structs.replace(
-        instance, pid=None, stage=None, ratio=None, restart_at_ns=None, slots=0, host="", port=0
-    )
+    return msgspec.structs.replace(instance, pid=None, **_NOT_LOADING, restart_at_ns=None, slots=0, host="", port=0)
 
 
 def describe_exit(event: InstanceExited) -> str:

@@ -29,6 +29,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What loading is at; `null` when it is not loading."""
     ratio: float | None
     """Progress of loading, 0 to 1."""
+    ready_at_ns: int | None
+    """When loading is expected to end, by how the last load went; `null` when nothing tells."""
     load_s: float | None
     slots: int
     context_tokens: int

@@ -36,12 +36,14 @@ class InstanceStarted(InstanceBase, frozen=True, kw_only=True, tag="instance.sta
 
 
 class InstanceProgressed(InstanceBase, frozen=True, kw_only=True, tag="instance.progressed.v1"):
-    """Loading went on, as read from llama-server's log. Written at most four times a second."""
+    """Loading went on. Written at most four times a second, and every ten seconds while anything moves at all."""
 
     stage: str
     """`spawn`, `metadata`, `weights`, `context` or `warm-up`."""
     ratio: float
     """0 to 1 over all stages."""
+    ready_at_ns: int | None = None
+    """When it is expected to be ready, by how the last load of this file went; `None` without one."""
 
 
 class InstanceReady(InstanceBase, frozen=True, kw_only=True, tag="instance.ready.v1"):

@@ -10,6 +10,7 @@ from llamaherd.fleet import ApiKey, Instance, KeyUse, Model, Service
 from llamaherd.words import (
     checks_table,
     describe_key,
+    describe_progress,
     describe_reload,
     describe_troubles,
     instances_table,
@@ -197,3 +198,23 @@ def test_what_a_reload_leads_to_is_told_by_instance() -> None:
         "old cannot be loaded any more on rack",
         "supervisor.models_dir counts when the supervisor on rack is started again",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ready_at_ns", "text"),
+    [
+        (None, "loading weights"),
+        (75 * 10**9, "loading weights, about 1 min 5 s left"),
+        (5 * 10**9, "loading weights"),
+    ],
+)
+def test_progress_of_a_load_tells_how_long_it_still_takes_as_far_as_anybody_knows(
+    ready_at_ns: int | None, text: str
+) -> None:
+    instance = Instance(state="loading", ratio=0.41, stage="weights", ready_at_ns=ready_at_ns)
+
+    assert describe_progress(Model(model="slow", node="box", instance=instance), now_ns=10 * 10**9) == text
+
+
+def test_progress_of_what_does_not_load_is_its_state() -> None:
+    assert describe_progress(Model(model="slow", node="box"), now_ns=0) == "stopped"

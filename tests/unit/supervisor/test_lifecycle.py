@@ -31,6 +31,7 @@ from llamaherd_supervisor.lifecycle import (
     Instance,
     Limits,
     LoadProgressed,
+    LoadStood,
     MemoryAwaited,
     MemoryMeasured,
     MemoryRefused,
@@ -189,7 +190,7 @@ def test_health_answer_while_loading_becomes_ready() -> None:
 def test_stale_news_of_an_earlier_process_is_ignored() -> None:
     again = given(started(), exited(), started(3, generation=2, restarts=1))
 
-    for stale in (HealthAnswered(1, 4, 512), LoadProgressed(1, "weights", 0.5), CRASHED):
+    for stale in (HealthAnswered(1, 4, 512), LoadProgressed(1, "weights", 0.5), LoadStood(1, 0.0), CRASHED):
         assert seen(again, stale) == []
 
 
@@ -202,6 +203,32 @@ def test_progress_is_recorded_once() -> None:
 
     assert [type(event) for event in seen(given(started()), news)] == [InstanceProgressed]
     assert seen(given(started(), PROGRESSED), news) == []
+
+
+def test_load_that_goes_on_without_getting_further_is_told_every_ten_seconds() -> None:
+    loading = given(started(), PROGRESSED)
+
+    (event,) = seen(loading, LoadStood(1, 0.0), at_s=10.5)
+
+    assert isinstance(event, InstanceProgressed)
+    assert (event.stage, event.ratio) == ("weights", 0.5)
+    assert seen(evolve(loading, event), LoadStood(1, 0.0), at_s=20) == []
+    assert seen(loading, LoadStood(1, 2.0), at_s=100) == []
+    assert seen(given(started(), ready()), LoadStood(1, 0.0), at_s=100) == []
+
+
+def test_first_load_of_a_file_tells_how_long_the_next_one_will_take() -> None:
+    loaded = given(started(), PROGRESSED, ready(), exited())
+    news = LoadProgressed(1, "weights", 0.5)
+
+    (first,) = seen(given(started()), news, at_s=0.5)
+    (second,) = seen(evolve(loaded, started(10)), news, at_s=10.5)
+    (other,) = seen(evolve(loaded, msgspec.structs.replace(started(10), path="/other.gguf")), news, at_s=10.5)
+
+    assert isinstance(first, InstanceProgressed)
+    assert isinstance(second, InstanceProgressed)
+    assert isinstance(other, InstanceProgressed)
+    assert (first.ready_at_ns, second.ready_at_ns, other.ready_at_ns) == (None, 11 * SECOND, None)
 
 
 def test_crash_is_recorded_with_its_last_lines_and_the_time_of_the_restart() -> None:
@@ -470,9 +497,10 @@ SILENT, KILLED = Vitals(missed=3), Vitals(missed=3, killed="unhealthy")
 TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]] = {
     "idle and unwanted": ([], Vitals(), NO, 0, None),
     "wanted": ([], Vitals(), YES, 0, Spawn()),
-    "loading": ([started()], Vitals(), YES, 1, Wait(1799.0)),
-    "loading too long": ([started()], Vitals(), YES, 1800, Signal("unhealthy", kill=True)),
-    "loading too long and killed": ([started()], KILLED, YES, 1801, None),
+    "loading": ([started()], Vitals(), YES, 1, None),
+    "loading for long": ([started()], Vitals(still_s=299), YES, 10**6, None),
+    "loading, and nothing moves": ([started()], Vitals(still_s=300), YES, 301, Signal("unhealthy", kill=True)),
+    "loading, nothing moved, and killed": ([started()], Vitals(still_s=302, killed="unhealthy"), YES, 302, None),
     "unwanted while loading": ([started()], Vitals(), NO, 1, Signal("unload")),
     "ready": ([started(), ready()], Vitals(missed=2), YES, 2, None),
     "silent": ([started(), ready()], SILENT, YES, 2, Signal("unhealthy", kill=True)),
@@ -546,6 +574,7 @@ def test_vitals_follow_what_is_seen_of_the_running_process() -> None:
 
     assert vitals == Vitals(missed=2, busy_slots=2)
     assert notice(instance, vitals, HealthAnswered(1, 4, 512)).missed == 0
+    assert notice(instance, vitals, LoadStood(1, 4.0)).still_s == 4
     assert notice(instance, vitals, Signalled("unhealthy", kill=True)).killed == "unhealthy"
     assert notice(instance, vitals, SPAWNED) == Vitals()
 

@@ -90,12 +90,13 @@ def test_history_folds_to_state(name: str) -> None:
 
 
 def test_progress_shows_only_while_loading() -> None:
-    progressed = InstanceProgressed(**WHO, at_ns=15, stage="weights", ratio=0.4)
+    progressed = InstanceProgressed(**WHO, at_ns=15, stage="weights", ratio=0.4, ready_at_ns=40)
 
-    loading, ready = instance(STARTED, progressed), instance(STARTED, READY, progressed)
+    loading = instance(STARTED, progressed)
 
-    assert (loading.stage, loading.ratio) == ("weights", 0.4)
-    assert (ready.state, ready.stage, ready.ratio) == ("ready", None, None)
+    assert (loading.stage, loading.ratio, loading.ready_at_ns) == ("weights", 0.4, 40)
+    for after in (instance(STARTED, READY, progressed), instance(STARTED, progressed, READY)):
+        assert (after.state, after.stage, after.ratio, after.ready_at_ns) == ("ready", None, None, None)
 
 
 def test_progress_does_not_move_the_time_of_the_state() -> None:

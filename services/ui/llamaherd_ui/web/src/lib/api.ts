@@ -15,6 +15,8 @@ export interface Instance {
   stage: string | null;
   /** 0 to 1 over all stages; only while loading. */
   ratio: number | null;
+  /** When it is expected to be ready, Unix nanoseconds; only while loading, and when an earlier load tells. */
+  ready_at_ns: number | null;
   /** How long the last load took; null before the first. */
   load_s: number | null;
   slots: number;
@@ -179,7 +181,7 @@ export type Fact =
       generation: number;
       restarts?: number;
     })
-  | (InstanceFactBase & { type: "instance.progressed.v1"; stage: string; ratio: number })
+  | (InstanceFactBase & { type: "instance.progressed.v1"; stage: string; ratio: number; ready_at_ns?: number | null })
   | (InstanceFactBase & { type: "instance.ready.v1"; load_s: number; slots: number; context_tokens: number })
   | (InstanceFactBase & { type: "instance.draining.v1"; cause: string })
   | (InstanceFactBase & { type: "instance.stopping.v1"; cause: string })

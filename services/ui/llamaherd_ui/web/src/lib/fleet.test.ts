@@ -36,6 +36,14 @@ describe("an instance", () => {
     expect(stateOf(after(...facts))).toBe(state);
   });
 
+  test("tells when it will be ready, only while it loads", () => {
+    const going: Fact = { type: "instance.progressed.v1", ...at, at_ns: 3, stage: "weights", ratio: 0.5, ready_at_ns: 8 };
+
+    expect(after(found, started, going).models[0]?.instance).toMatchObject({ ratio: 0.5, ready_at_ns: 8 });
+    expect(after(found, started, { ...going, ready_at_ns: null }).models[0]?.instance?.ready_at_ns).toBeNull();
+    expect(after(found, started, going, ready).models[0]?.instance?.ready_at_ns).toBeNull();
+  });
+
   test("tells why it is gone only when nobody asked", () => {
     expect(after(found, started, crashed).models[0]?.instance?.reason).toBe("llama-server was ended by SIGSEGV");
     expect(after(found, started, unloaded).models[0]?.instance?.reason).toBeNull();

@@ -86,6 +86,7 @@ const NEVER_RUN: Instance = {
   generation: 0,
   stage: null,
   ratio: null,
+  ready_at_ns: null,
   load_s: null,
   slots: 0,
   context_tokens: 0,
@@ -99,7 +100,7 @@ const NEVER_RUN: Instance = {
 
 export function evolveInstance(before: Instance | null, fact: InstanceFact): Instance {
   const old = before ?? { ...NEVER_RUN, index: fact.index ?? 0 };
-  const loading = { stage: null, ratio: null };
+  const loading = { stage: null, ratio: null, ready_at_ns: null };
   const to = (state: InstanceState): Instance => ({ ...old, ...loading, state, since_ns: fact.at_ns });
   const withoutProcess = { pid: null, host: "", port: 0, slots: 0, restart_at_ns: null };
   switch (fact.type) {
@@ -119,7 +120,9 @@ export function evolveInstance(before: Instance | null, fact: InstanceFact): Ins
         restarts: fact.restarts ?? 0,
       };
     case "instance.progressed.v1":
-      return old.state === "loading" ? { ...old, stage: fact.stage, ratio: fact.ratio } : old;
+      return old.state === "loading"
+        ? { ...old, stage: fact.stage, ratio: fact.ratio, ready_at_ns: fact.ready_at_ns ?? null }
+        : old;
     case "instance.ready.v1":
       return { ...to("ready"), load_s: fact.load_s, slots: fact.slots, context_tokens: fact.context_tokens };
     case "instance.draining.v1":
