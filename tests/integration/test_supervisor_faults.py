@@ -1,15 +1,17 @@
 """What a supervisor tells of an end that nobody asked for, against a real nats-server and a fake llama-server."""
 
+import contextlib
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from harness.deadline import until
+from harness.deadline import until, wait_until
 from harness.fake_llama_server import set_switches
 from harness.nats import NatsServer
 from harness.supervisor import Node, herd_of
@@ -95,6 +97,56 @@ def test_line_that_tells_why_is_found_however_much_is_printed_behind_it(running:
             assert herd.kinds() == ["started", "exited", "failed"]
 
     uvloop.run(body())
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """Processes whose ids are written to this file have 64 MB together."""
+    for folder, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(folder) / f"llamaherd-test-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(64 * 2**20))
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        yield group / "cgroup.procs"
+        wait_until(lambda group=group: not (group / "cgroup.procs").read_text(), what="nobody is in the group")
+        group.rmdir()
+        return
+    pytest.skip("the memory of a group of processes cannot be limited here")
+
+
+def test_kill_by_the_kernel_for_want_of_memory_is_told_as_that(
+    tmp_path: Path, shared_nats_server: NatsServer, little_memory: Path
+) -> None:
+    node = Node(tmp_path, shared_nats_server, name="small.lan")
+    node.llama_server = tmp_path / "greedy"
+    greedy = f"{sys.executable} -c 'bytes(range(256)) * 2**20'"
+    node.llama_server.write_text(f"#!/bin/sh\necho $$ > {little_memory}\nexec {greedy}\n")
+    node.llama_server.chmod(0o700)
+    node.add_model("m")
+
+    async def body() -> None:
+        async with herd_of(node) as herd:
+            node.start()
+            await herd.serving()
+            await herd.offered()
+
+            await herd.load()
+
+            await herd.state(State.FAILED)
+            exited, failed = herd.history()[1], herd.history()[-1]
+            assert isinstance(exited, InstanceExited)
+            assert isinstance(failed, InstanceFailed)
+            assert (exited.signal, exited.fault, failed.fault) == ("SIGKILL", "out_of_memory", "out_of_memory")
+            assert "the kernel killed it because memory was full" in failed.reason
+
+    try:
+        uvloop.run(body())
+    finally:
+        node.clean_up()
 
 
 def test_memory_that_is_full_may_be_free_at_the_next_try(running: Node, model: str) -> None:
