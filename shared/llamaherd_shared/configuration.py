@@ -26,6 +26,7 @@ class Configuration(Generic[S]):
         """`current`: the service's settings as it was started with them."""
         self._service, self._type, self._current = service, type_, current
         self.config, self._environ = config, environ
+        self._seen = _look(config)
 
     def read(self) -> tuple[S, Models]:
         """The service's settings and what is said about models, as the file says now. Raises `SettingsError`."""
@@ -49,14 +50,16 @@ class Configuration(Generic[S]):
 
         What it raises is told in the log and with the service's presence until the file is right again.
         """
-        seen = waiting = _look(self.config)
+        if self.config is None:
+            await asyncio.Event().wait()
+        waiting = self._seen
         while True:
             await asyncio.sleep(FOLLOW_S)
             now = _look(self.config)
-            if now == seen or now != waiting:
+            if now == self._seen or now != waiting:
                 waiting = now
                 continue
-            seen = now
+            self._seen = now
             try:
                 await apply()
             except SettingsError as error:
