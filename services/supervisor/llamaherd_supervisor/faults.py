@@ -49,8 +49,8 @@ _ANYTIME: Final = (
     ),
     _rule(
         "out_of_gpu_memory",
-        r"\w+Malloc failed: out of memory|\w+ error: out of memory|OutOfDeviceMemory|\(out of memory\)"
-        r"|to allocate (?:CUDA|ROCm|MUSA|Vulkan|SYCL|CANN|MTL|Metal)\w* buffer",
+        r"Malloc failed: out of memory|\b(?:CUDA|ROCm|MUSA|SYCL) error: out of memory|OutOfDeviceMemory"
+        r"|\(out of memory\)|to allocate (?:CUDA|ROCm|MUSA|Vulkan|SYCL|CANN|MTL|Metal)\w* buffer",
         "the GPU's memory is full{size}: unload another model, lower `gpu_layers`, or use a smaller quantization",
     ),
     _rule(
@@ -66,7 +66,7 @@ _ANYTIME: Final = (
     ),
     _rule(
         "gpu_failed",
-        r"(?:CUDA|ROCm|MUSA|SYCL) error: (?P<why>.+)|(?P<lost>\w*DeviceLost)",
+        r"(?:CUDA|ROCm|MUSA|SYCL) error: (?P<why>.+)|(?P<lost>DeviceLost)",
         "the GPU or its driver failed ({why}): the kernel's log (`dmesg`) may tell more",
     ),
 )

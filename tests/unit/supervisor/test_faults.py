@@ -1,6 +1,7 @@
 """Why a llama-server ended, as its own output tells (`tests/golden/llama_server/faults/`, `record_output.py`)."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,18 @@ def test_servers_of_others_are_not_read_as_llama_server() -> None:
 
     assert find_fault([line], signal=None, loading=True, llama_server=False) is None
     assert find_fault(["CUDA error: out of memory"], signal=None, loading=True, llama_server=False) is not None
+
+
+@pytest.mark.parametrize(
+    "line", ["x" * 10_000, "a b:1: " * 100, "/a/b:1: c " * 50, "E something failed: (x) 'y' " * 20]
+)
+def test_reading_long_lines_takes_no_time_to_speak_of(line: str) -> None:
+    """All instances wait for it. A pattern that tries every beginning would take ten times that."""
+    began = time.process_time()
+
+    fault_of(*[line] * 40)
+
+    assert time.process_time() - began < 0.02
 
 
 def test_silence_is_no_fault() -> None:

@@ -379,6 +379,15 @@ def test_instance_that_was_killed_because_it_did_not_answer_is_not_told_as_kille
     assert (killed.cause, killed.fault) == ("crash", "killed")
 
 
+def test_what_the_lines_of_an_instance_tell_that_ended_while_nobody_watched_is_told() -> None:
+    fault = Fault("gpu_failed", "the GPU or its driver failed")
+
+    (event,) = seen(given(started(), ready()), ProcessExited(generation=1, lost=True, fault=fault))
+
+    assert isinstance(event, InstanceExited)
+    assert (event.cause, event.fault, event.reason) == ("supervisor_lost", "gpu_failed", fault.reason)
+
+
 def test_end_that_was_asked_for_has_no_fault() -> None:
     gone = ProcessExited(generation=1, exit_code=1, fault=Fault("internal_error", "a bug"))
 
