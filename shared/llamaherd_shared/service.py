@@ -18,6 +18,7 @@ from llamaherd_shared import __version__
 from llamaherd_shared.bus import Bus, BusClosed
 from llamaherd_shared.errors import HerdError
 from llamaherd_shared.events.presence import BEAT_S, TTL_S, Presence
+from llamaherd_shared.loop_watch import watch_loop
 from llamaherd_shared.projection import Projection
 from llamaherd_shared.settings import CommonSettings, SettingsError
 from llamaherd_shared.subjects import Subjects
@@ -150,13 +151,14 @@ async def _run(name: str, main: Callable[[Service], Awaitable[None]], common: Co
         work = asyncio.ensure_future(main(service))
         lost = asyncio.create_task(service.bus.closed.wait())
         orphaned = asyncio.create_task(_watch_parent(service))
+        watching = asyncio.create_task(_watch_loop(service))
         try:
             await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise BusClosed("the connection to nats-server was closed for good; stopping to be started again")
             await work
         finally:
-            await end(work, lost, orphaned)
+            await end(work, lost, orphaned, watching)
 
 
 async def _watch_parent(service: Service) -> None:
@@ -168,6 +170,11 @@ async def _watch_parent(service: Service) -> None:
             service.stopping.set()
             return
         await asyncio.sleep(PARENT_CHECK_S)
+
+
+async def _watch_loop(service: Service) -> None:
+    if limit_s := service.common.loop_watch_s:
+        await watch_loop(service.log, limit_s=limit_s)
 
 
 def load_or_exit(load: Callable[[], Any], name: str) -> Any:

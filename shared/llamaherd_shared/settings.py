@@ -57,6 +57,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP), e.g. `http://127.0.0.1:4318`; unset: nowhere."""
     log_level: typing.Literal["debug", "info", "warning", "error"] = "info"
+    loop_watch_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Whatever holds a service's event loop for longer is logged with its place; 0: nobody looks."""
 
 
 def load_settings(

@@ -26,6 +26,7 @@ SHELL_FOLDERS = {"bus", "cli", "launcher"}
 
 SHELL_PATHS = {
     "llamaherd_shared/configuration.py",
+    "llamaherd_shared/loop_watch.py",
     "llamaherd_shared/projection.py",
     "llamaherd_shared/service.py",
     "llamaherd_shared/tasks.py",
