@@ -28,21 +28,26 @@ class Journal:
 
     def __init__(self, bus: Bus, *, node: str) -> None:
         self._bus, self._node = bus, node
-        self._queue: asyncio.Queue[tuple[str, Event, str]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[str, Event, str, asyncio.Event]] = asyncio.Queue()
+        self._unstored: dict[str, asyncio.Event] = {}
+        """Of each subject about which facts wait: set when the last of them is stored."""
         self._last: dict[str, int] = {}
         self._troubled = False
 
     def record(self, subject: str, event: Event) -> None:
         """Queue a fact; returns at once. While the bus is away facts wait here, in order."""
-        self._queue.put_nowait((subject, event, new_id()))
+        stored = self._unstored[subject] = asyncio.Event()
+        self._queue.put_nowait((subject, event, new_id(), stored))
 
     @property
     def waiting(self) -> int:
         return self._queue.qsize()
 
     async def sequence(self, subject: str) -> int:
-        """Of the subject's last fact, once what was recorded before is stored; 0 when it has none."""
-        await self.flush(_SETTLE_S)
+        """Of the subject's last fact, once what was recorded about it is stored; 0 when it has none."""
+        if (stored := self._unstored.get(subject)) is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stored.wait(), _SETTLE_S)
         return await self._sequence(subject)
 
     async def _sequence(self, subject: str) -> int:
@@ -53,8 +58,11 @@ class Journal:
     async def run(self) -> None:
         """Append, for ever. Raises `SecondSupervisor` when another one has written about this node."""
         while True:
-            subject, event, msg_id = await self._queue.get()
+            subject, event, msg_id, stored = await self._queue.get()
             await self._append(subject, event, msg_id)
+            stored.set()
+            if self._unstored[subject] is stored:
+                del self._unstored[subject]
             self._queue.task_done()
 
     async def _append(self, subject: str, event: Event, msg_id: str) -> None:
