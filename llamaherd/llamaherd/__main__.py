@@ -69,6 +69,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "pull": ("pull:pull", "Get a model from Hugging Face."),
         "load": ("load:load", "Load a model and wait until it is ready."),
         "unload": ("load:unload", "Unload a model and free its memory."),
+        "reset": ("reset:reset", "Forget a model's crashes and start it again."),
         "run": ("run:run", "Chat with a model in the terminal."),
         "parameters": ("parameters:parameters", "Show what llama-server can be told."),
     },

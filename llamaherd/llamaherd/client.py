@@ -19,6 +19,7 @@ from llamaherd_shared.commands import (
     LISTING_TIMEOUT_S,
     Accepted,
     Lines,
+    ModelReset,
     Parameters,
     PullAccepted,
     Reloaded,
@@ -68,6 +69,10 @@ class Client:
 
     def unload(self, model: str, *, node: str | None = None) -> Accepted:
         return self._command(model, "unload", node)
+
+    def reset(self, model: str, *, node: str | None = None) -> ModelReset:
+        query = {"node": node} if node else {}
+        return _decode(self._send("POST", f"/models/{quote(model, safe='')}/reset", params=query), ModelReset)
 
     def pull(self, asked: Mapping[str, Any]) -> PullAccepted:
         """Begin to pull a model; `asked` as `POST /api/v1/models/pull` takes it. The hub is asked before the answer."""

@@ -10,7 +10,7 @@ from rich.text import Text
 from llamaherd.checks import Check
 from llamaherd.fleet import ApiKey, Model, Service
 from llamaherd.units import render_bytes, render_count, render_duration
-from llamaherd_shared.commands import Parameter, ParameterCategory, Reloaded, StoredLine
+from llamaherd_shared.commands import ModelReset, Parameter, ParameterCategory, Reloaded, StoredLine
 from llamaherd_shared.events.line import Level
 
 _STATE_STYLE: Final = {
@@ -127,6 +127,15 @@ def _spell(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value).rpartition("/")[2] if isinstance(value, str) else str(value)
+
+
+def describe_reset(reset: ModelReset) -> str:
+    """What becomes of a model whose crashes are forgotten."""
+    if not reset.forgotten:
+        return f"{reset.model} is {reset.state}: there is nothing to forget"
+    if reset.starts:
+        return f"{reset.model} is started again; see `llamaherd ps`"
+    return f"{reset.model} is stopped now; `llamaherd load {reset.model}` loads it"
 
 
 def describe_reload(reloaded: Sequence[Reloaded], *, dry_run: bool) -> list[str]:

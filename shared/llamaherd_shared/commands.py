@@ -44,6 +44,26 @@ class UnloadModel(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class ResetModel(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.reset`): forget the crashes of a model that has failed or waits to
+    be started again, and start it at once if it is still wanted. Any other goes on as it is."""
+
+    model: str
+
+
+class ModelReset(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    model: str
+    state: str
+    """The instance's state before (`supervisor.lifecycle.State`)."""
+    forgotten: bool
+    """Whether there was anything to forget: it was `failed` or in `backoff`."""
+    starts: bool
+    """Whether it is started now."""
+    sequence: int
+    """As in `Accepted`."""
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The command will be done; follow `ev.instance` from `sequence` to see it happen."""
 

@@ -56,7 +56,7 @@ TABLE: Final[tuple[Subject, ...]] = (
         "cmd.supervisor.<node>.<verb>",
         "gateway, supervisor, ui",
         "supervisor",
-        "load, unload, reload, whois: answered at once; describe, parameters, pull, pull-cancel, delete",
+        "load, unload, reset, reload, whois: answered at once; describe, parameters, pull, pull-cancel, delete",
     ),
     Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),
     Subject("cmd.logs.<verb>", "ui", "logs", "query"),

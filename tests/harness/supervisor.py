@@ -19,7 +19,7 @@ from harness.fake_llama_server import install_fake_llama_server, set_switches
 from harness.nats import NatsServer
 from harness.random_gguf import write_random_gguf
 from llamaherd_shared.bus import Bus, Recorded
-from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, ModelReset, ResetModel, UnloadModel
 from llamaherd_shared.events import Event, decode_event
 from llamaherd_shared.events.instance import InstanceEvent
 from llamaherd_shared.events.presence import Presence
@@ -185,6 +185,10 @@ class Herd:
     async def unload(self, model: str = "") -> Accepted:
         subject = self.bus.subjects.command("supervisor", "unload", node=self.node.name)
         return await self.bus.request(subject, UnloadModel(model=model or self.model), Accepted)
+
+    async def reset(self) -> ModelReset:
+        subject = self.bus.subjects.command("supervisor", "reset", node=self.node.name)
+        return await self.bus.request(subject, ResetModel(model=self.model), ModelReset)
 
     async def state(self, state: State, model: str = "", *, within_s: float = 10.0) -> Instance:
         def reached() -> Instance | None:

@@ -130,6 +130,75 @@ def test_model_that_keeps_crashing_while_loading_is_given_up_and_can_be_loaded_b
     uvloop.run(body())
 
 
+def test_model_that_was_given_up_starts_again_after_a_reset(running: Node, model: str) -> None:
+    async def body() -> None:
+        path = running.add_model(model, exit_on_start=1)
+        async with herd_of(running, model) as herd:
+            await herd.offered()
+            await herd.load()
+            await herd.state(State.FAILED)
+            set_switches(path)
+
+            done = await herd.reset()
+
+            ready = await herd.state(State.READY)
+            assert (done.state, done.forgotten, done.starts) == ("failed", True, True)
+            assert (ready.crashed_ns, ready.load_crashes) == ((), 0)
+            assert herd.kinds()[-4:] == ["failed", "exited", "started", "ready"]
+            again = await herd.reset()
+            assert (again.state, again.forgotten, again.starts) == ("ready", False, False)
+
+    uvloop.run(body())
+
+
+def test_reset_ends_the_wait_for_the_next_try(node: Node) -> None:
+    async def body() -> None:
+        path = node.add_model("unlucky", exit_on_start=1)
+        async with herd_of(node, "unlucky") as herd:
+            node.start(backoff_base_s=60, backoff_max_s=60)
+            await herd.offered()
+            await herd.load()
+            await herd.state(State.BACKOFF)
+            set_switches(path)
+
+            await herd.reset()
+
+            await herd.state(State.READY)
+
+    uvloop.run(body())
+
+
+def test_reset_after_a_restart_of_the_supervisor_leaves_the_model_unloaded(node: Node) -> None:
+    """It was given up before, and nobody has asked for it since."""
+
+    async def body() -> None:
+        node.add_model("old", exit_on_start=1)
+        async with herd_of(node, "old") as herd:
+            node.start()
+            await herd.offered()
+            await herd.load()
+            await herd.state(State.FAILED)
+            node.kill()
+            node.start()
+            await herd.serving()
+
+            done = await herd.reset()
+
+            await herd.state(State.STOPPED)
+            assert (done.forgotten, done.starts) == (True, False)
+
+    uvloop.run(body())
+
+
+def test_reset_of_a_model_that_is_not_there_is_refused(running: Node) -> None:
+    async def body() -> None:
+        async with herd_of(running, "nowhere") as herd:
+            with pytest.raises(NotFound, match="nowhere"):
+                await herd.reset()
+
+    uvloop.run(body())
+
+
 def test_model_that_no_llama_server_can_load_is_given_up_at_once(running: Node, model: str) -> None:
     async def body() -> None:
         line = "llama_model_load: error loading model: unknown model architecture: 'alpaca'"

@@ -24,7 +24,15 @@ from harness.gateway import GatewayProcess, flood, open_herd
 from harness.nats import NatsServer
 from harness.ui import UiProcess
 from llamaherd_shared.bus import Bus
-from llamaherd_shared.commands import Accepted, LoadModel, ReloadConfiguration, Reloaded, Restart
+from llamaherd_shared.commands import (
+    Accepted,
+    LoadModel,
+    ModelReset,
+    ReloadConfiguration,
+    Reloaded,
+    ResetModel,
+    Restart,
+)
 from llamaherd_shared.errors import Conflict, Rejected
 from llamaherd_shared.events import Event, encode_event
 from llamaherd_shared.events.instance import InstanceProgressed, InstanceReady, InstanceStarted
@@ -752,6 +760,26 @@ def test_commands_go_to_the_supervisor_and_refusals_come_back(nats_server: NatsS
         assert "known are: cria" in unknown.json()["error"]["message"]
         assert (nobody.status_code, nobody.json()["error"]["kind"]) == (503, "unavailable")
         assert foreign.status_code == 403
+
+    with_writer(nats_server, body)
+
+
+def test_reset_goes_to_the_node_that_has_the_model(nats_server: NatsServer, ui: UiProcess) -> None:
+    async def body(writer: Writer) -> None:
+        async def answer(command: ResetModel) -> ModelReset:
+            return ModelReset(node="n1", model=command.model, state="failed", forgotten=True, starts=True, sequence=7)
+
+        await writer.facts(JOINED, FOUND)
+        subject = writer.bus.subjects.command("supervisor", "reset", node="n1")
+        served = await writer.bus.serve(subject, ResetModel, answer)
+        ui.start()
+        async with httpx.AsyncClient(base_url=ui.address) as client:
+            done = await client.post("/api/v1/models/cria/reset")
+            unknown = await client.post("/api/v1/models/nope/reset")
+        await served.drain()
+
+        assert (done.status_code, done.json()["model"], done.json()["starts"]) == (202, "cria", True)
+        assert unknown.status_code == 404
 
     with_writer(nats_server, body)
 

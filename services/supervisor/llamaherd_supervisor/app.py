@@ -21,6 +21,7 @@ from llamaherd_shared.commands import (
     LoadModel,
     PullModel,
     ReloadConfiguration,
+    ResetModel,
     UnloadModel,
 )
 from llamaherd_shared.configuration import Configuration
@@ -259,6 +260,7 @@ class Supervisor:
         return [
             await bus.serve(command("load"), LoadModel, commands.load),
             await bus.serve(command("unload"), UnloadModel, commands.unload),
+            await bus.serve(command("reset"), ResetModel, commands.reset),
             await bus.serve(command("cancel-load"), CancelLoad, commands.cancel_load),
             await bus.serve(command("reload"), ReloadConfiguration, self.reloading.answer),
             await bus.serve(command("whois"), Whois, whois),

@@ -168,6 +168,10 @@ class Owner:
     def subject(self) -> str:
         return self._at.service.bus.subjects.instance(self.instance.node, self.instance.model, self.instance.index)
 
+    @property
+    def is_wanted(self) -> bool:
+        return self._wanted.wanted
+
     def ask(self, wanted: Wanted | Load) -> None:
         """Say what is wanted from now on; returns at once. Asking twice is asking once."""
         self.settled.clear()
@@ -277,6 +281,8 @@ class Owner:
                 self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
             case InstanceExited(cause="unload" | "shutdown" | "reload"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
+            case InstanceExited(cause="reset"):
+                self._at.service.log.info("crashes forgotten", instance=name)
             case InstanceExited():
                 ending = describe_ending(event.exit_code, event.signal)
                 self._at.service.log.warning("llama-server ended", instance=name, cause=event.cause, ending=ending)

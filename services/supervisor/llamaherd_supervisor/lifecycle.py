@@ -280,6 +280,10 @@ class Forgotten(msgspec.Struct, frozen=True):
     cause: str
 
 
+class Reset(msgspec.Struct, frozen=True):
+    """Somebody has mended what made it crash, or wants another try."""
+
+
 Observation = (
     Spawned
     | SpawnFailed
@@ -295,6 +299,7 @@ Observation = (
     | Signalled
     | ProcessExited
     | Forgotten
+    | Reset
 )
 
 
@@ -424,6 +429,8 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
             return InstanceStopping(node=node, model=model, index=index, at_ns=now_ns, cause=cause)
         case Forgotten(cause=cause):
             return InstanceExited(node=node, model=model, index=index, at_ns=now_ns, cause=cause)
+        case Reset() if has_crashes_to_forget(instance):
+            return InstanceExited(node=node, model=model, index=index, at_ns=now_ns, cause="reset")
         case _:
             return None
 
@@ -665,6 +672,11 @@ def _wait_or(action: Action, left_s: float) -> Action:
 def is_settled(instance: Instance, wanted: Wanted) -> bool:
     """Nothing runs and nothing will be started."""
     return not wanted.wanted and instance.state in {State.STOPPED, State.FAILED}
+
+
+def has_crashes_to_forget(instance: Instance) -> bool:
+    """Whether they keep it from being started now."""
+    return instance.state in {State.BACKOFF, State.FAILED}
 
 
 def is_leaving(instance: Instance, wanted: Wanted) -> bool:

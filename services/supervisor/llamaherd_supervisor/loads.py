@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, ModelReset, ResetModel, UnloadModel
 from llamaherd_supervisor import reconcile
 from llamaherd_supervisor.handlers import Owner, Workplace
-from llamaherd_supervisor.lifecycle import State, Wanted
+from llamaherd_supervisor.lifecycle import Reset, State, Wanted, has_crashes_to_forget
 from llamaherd_supervisor.reconcile import Load
 
 
@@ -65,6 +65,23 @@ class Commands:
         )
         self._wanted_by.pop(command.model, None)
         return await self._accept(command.model, wanted)
+
+    async def reset(self, command: ResetModel) -> ModelReset:
+        model = command.model
+        reconcile.refuse_unknown(model, node=self._at.node, models=self._at.models, known=self._is_known(model))
+        owner = self._owner_of(model)
+        sequence = await self._at.journal.sequence(owner.subject)
+        forgotten = has_crashes_to_forget(owner.instance)
+        state = owner.instance.state.value
+        owner.tell(Reset())
+        return ModelReset(
+            node=self._at.node,
+            model=model,
+            state=state,
+            forgotten=forgotten,
+            starts=forgotten and owner.is_wanted,
+            sequence=sequence,
+        )
 
     async def _accept(self, model: str, wanted: Wanted | Load) -> Accepted:
         owner = self._owner_of(model)

@@ -79,9 +79,14 @@ def heed(before: Wanted, load: Load, instance: Instance, *, told: Mapping[str, A
 
 def decide_unload(model: str, *, node: str, models: Mapping[str, ModelEvent], known: bool, now_ns: int) -> Wanted:
     """What to want after an `unload`. A model whose file is gone can still be unloaded."""
+    refuse_unknown(model, node=node, models=models, known=known)
+    return Wanted(wanted=False, cause="unload", asked_ns=now_ns)
+
+
+def refuse_unknown(model: str, *, node: str, models: Mapping[str, ModelEvent], known: bool) -> None:
+    """Raises `NotFound` for a model without a file, of which there never was an instance (`known`) either."""
     if not known and not isinstance(models.get(model), ModelFound | ModelRejected):
         raise NotFound(unknown_model(model, node=node, models=models))
-    return Wanted(wanted=False, cause="unload", asked_ns=now_ns)
 
 
 def unknown_model(model: str, *, node: str, models: Mapping[str, ModelEvent]) -> str:

@@ -24,11 +24,13 @@ from llamaherd_shared.commands import (
     LineQuery,
     Lines,
     LoadModel,
+    ModelReset,
     Parameters,
     PullAccepted,
     PullCancelled,
     ReloadConfiguration,
     Reloaded,
+    ResetModel,
     UnloadModel,
 )
 from llamaherd_shared.errors import Rejected, Unavailable
@@ -132,6 +134,15 @@ async def unload_model(ui: Ui, model: str, node: OnNode = None) -> Accepted:
     node = pick_node(ui.fleet.entities, model, node=node)
     return await ui.bus.request(
         ui.bus.subjects.command("supervisor", "unload", node=node), UnloadModel(model=model), Accepted
+    )
+
+
+@post("/api/v1/models/{model:str}/reset", tags=["models"], summary="Forget a model's crashes", status_code=202)
+async def reset_model(ui: Ui, model: str, node: OnNode = None) -> ModelReset:
+    """One that has failed, or waits to be started again after a crash, starts at once if it is still wanted."""
+    node = pick_node(ui.fleet.entities, model, node=node)
+    return await ui.bus.request(
+        ui.bus.subjects.command("supervisor", "reset", node=node), ResetModel(model=model), ModelReset
     )
 
 
@@ -354,6 +365,7 @@ HANDLERS: Final = [
     list_models,
     load_model,
     unload_model,
+    reset_model,
     pull_model,
     cancel_pull,
     reload_configuration,

@@ -99,7 +99,8 @@ class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exit
     signal: str | None = None
     """Name of the signal that ended it, e.g. `SIGKILL`."""
     cause: str
-    """`unload`, `shutdown`, `evicted for MODEL`, `cancelled`, `reload`, `crash`, `unhealthy`, `supervisor_lost`."""
+    """`unload`, `shutdown`, `evicted for MODEL`, `cancelled`, `reload`, `crash`, `unhealthy`, `supervisor_lost`, or
+    `reset`: there was no process any more, and what had ended it is forgotten."""
     last_lines: list[str] = []
     """The end of its log, oldest first; empty when we asked for the exit."""
     restart_at_ns: int | None = None

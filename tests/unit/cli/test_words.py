@@ -12,6 +12,7 @@ from llamaherd.words import (
     describe_key,
     describe_progress,
     describe_reload,
+    describe_reset,
     describe_troubles,
     instances_table,
     keys_table,
@@ -22,7 +23,7 @@ from llamaherd.words import (
     render_pull_progress,
     services_table,
 )
-from llamaherd_shared.commands import Parameter, ParameterCategory, Reloaded, Restart, StoredLine
+from llamaherd_shared.commands import ModelReset, Parameter, ParameterCategory, Reloaded, Restart, StoredLine
 from llamaherd_shared.events.access import KeyLimits
 
 MODELS = [
@@ -218,3 +219,18 @@ def test_progress_of_a_load_tells_how_long_it_still_takes_as_far_as_anybody_know
 
 def test_progress_of_what_does_not_load_is_its_state() -> None:
     assert describe_progress(Model(model="slow", node="box"), now_ns=0) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "starts", "text"),
+    [
+        (True, True, "m is started again; see `llamaherd ps`"),
+        (True, False, "m is stopped now; `llamaherd load m` loads it"),
+        (False, False, "m is ready: there is nothing to forget"),
+    ],
+)
+def test_a_reset_tells_what_becomes_of_the_model(forgotten: bool, starts: bool, text: str) -> None:
+    state = "failed" if forgotten else "ready"
+    done = ModelReset(node="box", model="m", state=state, forgotten=forgotten, starts=starts, sequence=1)
+
+    assert describe_reset(done) == text

@@ -37,6 +37,7 @@ from llamaherd_supervisor.lifecycle import (
     MemoryRefused,
     Observation,
     ProcessExited,
+    Reset,
     Signal,
     Signalled,
     SlotsCounted,
@@ -50,6 +51,7 @@ from llamaherd_supervisor.lifecycle import (
     backoff_s,
     ends_promise,
     evolve,
+    has_crashes_to_forget,
     is_leaving,
     is_settled,
     may_have_memory,
@@ -412,6 +414,28 @@ def test_start_by_hand_forgives_earlier_crashes() -> None:
     assert isinstance(event, InstanceStarted)
     assert event.restarts == 0
     assert evolve(failed, event).crashed_ns == ()
+
+
+@pytest.mark.parametrize("history", [[exited()], [exited(), FAILED]], ids=["in backoff", "failed"])
+def test_reset_forgets_the_crashes_and_starts_at_once_what_is_wanted(history: list[InstanceEvent]) -> None:
+    instance = given(started(), ready(), exited(), started(3, generation=2, restarts=1), *history)
+
+    (event,) = seen(instance, Reset(), at_s=9)
+    after = evolve(instance, event)
+
+    assert isinstance(event, InstanceExited)
+    assert (event.cause, event.restart_at_ns) == ("reset", None)
+    assert (after.state, after.crashed_ns, after.load_crashes) == (State.STOPPED, (), 0)
+    assert next_action(after, Vitals(), YES, limits=LIMITS, now_ns=9 * SECOND) == Spawn()
+    assert next_action(after, Vitals(), NO, limits=LIMITS, now_ns=9 * SECOND) is None
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.BACKOFF, State.FAILED}))
+def test_reset_leaves_alone_what_has_not_crashed(state: State) -> None:
+    instance = Instance(node="n", model="m", state=state)
+
+    assert seen(instance, Reset()) == []
+    assert not has_crashes_to_forget(instance)
 
 
 def test_what_a_process_was_told_is_told_and_what_it_has_is_kept() -> None:
