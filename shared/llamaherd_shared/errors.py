@@ -39,13 +39,19 @@ class Unavailable(HerdError):
         """When to try again, seconds; `None` when nobody knows."""
 
 
+class NoMemory(Unavailable):
+    """There is no room for it, and asking again at once does not change that."""
+
+    kind = "no_memory"
+
+
 class Conflict(HerdError):
     """Somebody else wrote first (lost compare-and-set): read again, decide again."""
 
     kind = "conflict"
 
 
-KINDS: dict[str, type[HerdError]] = {cls.kind: cls for cls in (Rejected, NotFound, Unavailable, Conflict)}
+KINDS: dict[str, type[HerdError]] = {cls.kind: cls for cls in (Rejected, NotFound, Unavailable, NoMemory, Conflict)}
 
 
 def http_status(error: HerdError) -> int:

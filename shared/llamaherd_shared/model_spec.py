@@ -85,6 +85,10 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """Unloaded after so long without a request, unless a client said otherwise (`keep_alive`). Unset: it stays."""
     pin: bool = False
     """Never unloaded for being idle, whatever clients say; only by `unload`."""
+    priority: int = 0
+    """Where memory is short, what has less is unloaded first; and of two loads that wait, this one's turn is first."""
+    group: str = ""
+    """One of `supervisor.groups`: whose rules about other models hold for it."""
     preload: bool = False
     """Loaded when the supervisor starts."""
     client_options: bool = True

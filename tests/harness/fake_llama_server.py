@@ -94,6 +94,10 @@ class Switches:
     """While it loads it takes so much more memory every tenth of a second."""
     read_bytes: int = 0
     """While it loads it reads so much every tenth of a second."""
+    takes_mib: int = 0
+    """Has this much memory of its own from the start."""
+    devices: tuple[str, ...] = ()
+    """What `--list-devices` prints: `CUDA0: Fake (1024 MiB, 1000 MiB free)`."""
     max_life_s: float = 300.0
     """Ends by itself after this long, so that no failing test leaves it behind for good."""
 
@@ -127,6 +131,7 @@ class State:
     """Headers of the last completion request."""
     body: Any = None
     """Body of the last completion request."""
+    memory: bytes = b""
 
     @property
     def loading(self) -> bool:
@@ -404,7 +409,8 @@ class Server:
     def slots(self, _: Request) -> Any:
         busy = max(self.state.active, self.state.switches.busy_slots)
         each = self.state.context_tokens // self.state.slots
-        return [{"id": n, "n_ctx": each, "is_processing": n < busy} for n in range(self.state.slots)]
+        task = {"id_task": self.state.requests} if self.state.requests else {}
+        return [{"id": n, "n_ctx": each, "is_processing": n < busy, **task} for n in range(self.state.slots)]
 
     def models(self, _: Request) -> Any:
         entry = {"id": self.state.alias, "object": "model", "created": int(time.time()), "owned_by": "llamacpp"}
@@ -714,6 +720,9 @@ def main() -> int:
     if "version" in state.flags:
         print("version: fake", file=sys.stderr)
         return 0
+    if "list_devices" in state.flags:
+        print("Available devices:", *(f"  {device}" for device in state.switches.devices), sep="\n")
+        return 0
     with state.starts_file.open("a") as file:
         file.write(f"{os.getpid()}\n")
     log("I", "srv  llama_server: initializing ...")
@@ -732,6 +741,8 @@ def main() -> int:
     if not state.model_path.exists():
         log("E", f"gguf_init_from_file: failed to open GGUF file '{state.model_path}'")
         return 1
+    # Written, or the kernel would not give it.
+    state.memory = b"\x01" * (state.switches.takes_mib * 2**20)
     return asyncio.run(serve(state))
 
 

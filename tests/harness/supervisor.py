@@ -21,7 +21,7 @@ from harness.random_gguf import write_random_gguf
 from llamaherd_shared.bus import Bus, Recorded
 from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, ModelReset, ResetModel, UnloadModel
 from llamaherd_shared.events import Event, decode_event
-from llamaherd_shared.events.instance import InstanceEvent
+from llamaherd_shared.events.instance import InstanceEvent, InstanceMeasured, InstanceProgressed
 from llamaherd_shared.events.presence import Presence
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.streams import EVENTS
@@ -164,11 +164,11 @@ class Herd:
         return self.known.instances.get((model, 0), Instance(node=self.node.name, model=model))
 
     def history(self, model: str = "") -> list[InstanceEvent]:
-        """The facts about one instance, without progress."""
+        """The facts about one instance, without progress and measurements, which come when they come."""
         model = model or self.model
         kinds = get_args(InstanceEvent)
         facts = [fact for fact in self.facts if isinstance(fact, kinds) and fact.model == model]
-        return [fact for fact in facts if type(fact).__name__ != "InstanceProgressed"]
+        return [fact for fact in facts if not isinstance(fact, InstanceProgressed | InstanceMeasured)]
 
     def kinds(self, model: str = "") -> list[str]:
         return [type(fact).__name__.removeprefix("Instance").lower() for fact in self.history(model)]

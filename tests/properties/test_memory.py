@@ -31,6 +31,7 @@ MODELS = st.fixed_dictionaries(
     }
 )
 ANY = st.sampled_from(NAMES)
+FEW = 1000
 
 entered: set[State] = set()
 left: set[State] = set()
@@ -106,11 +107,17 @@ def test_memory_is_never_promised_twice_nobody_at_work_is_unloaded_and_every_wai
     request: pytest.FixtureRequest,
 ) -> None:
     histories = request.config.getoption("--histories")
-    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
     run_state_machine_as_test(
         Lives,
-        settings=settings(max_examples=histories, stateful_step_count=30, deadline=None, suppress_health_check=checks),
+        settings=settings(
+            max_examples=histories,
+            stateful_step_count=30,
+            deadline=None,
+            # A few are the same at every run: so they are known to lead through all states.
+            derandomize=histories <= FEW,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
     )
 
     assert entered == left == set(State)

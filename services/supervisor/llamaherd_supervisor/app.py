@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 import psutil
 
 from llamaherd_shared import __version__
@@ -44,6 +45,7 @@ from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.leftovers import Leftovers
 from llamaherd_supervisor.lifecycle import Instance, Wanted
 from llamaherd_supervisor.loads import Commands, Here, Whois
+from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.program import Program
 from llamaherd_supervisor.projection import Known
@@ -116,6 +118,7 @@ class Supervisor:
         self._known = Known()
         self._joined = False
         self._preloaded: set[str] = set()
+        self.memory = Memory(service, settings, tenants=self.owners, spec=lambda model: self.at.offers.spec(model))
         self.at = Workplace(
             service=service,
             settings=settings,
@@ -125,6 +128,7 @@ class Supervisor:
             environment=environment,
             models=self.models,
             offers=Offers(said, settings.models_dir),
+            memory=self.memory,
         )
         self.commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
         self.folder = Folder(self.at, self.models, surveyed=self._preload)
@@ -160,6 +164,8 @@ class Supervisor:
                 await self._leftovers.end_all()
                 return
             self._known = store.read_known(projection.db)
+            booking = self.memory.run(self.at.llama_server, self.at.environment, self._known.needs)
+            background.append(asyncio.create_task(booking))
             await self._join()
             watching = asyncio.create_task(self.folder.watch())
             background += [watching, asyncio.create_task(self.reloading.follow())]
@@ -330,4 +336,5 @@ class Supervisor:
             except HerdError as error:
                 self.service.log.warning("a model cannot be loaded from the start", model=name, why=error.message)
             else:
-                self._owner_of(name).ask(load)
+                # It takes what room there is: of several that do not fit together the first ones stay.
+                self._owner_of(name).ask(msgspec.structs.replace(load, may_evict=False))

@@ -196,14 +196,15 @@ class _Queue:
         )
 
     def _choose(self, wish: Wish, others: Sequence[Resident], missing: Bytes) -> list[Resident] | None:
-        """The smallest set whose memory is enough; `None` when all is not. What can go at once comes first."""
+        """The smallest set whose memory is enough; `None` when all is not. First it is looked for among what is idle,
+        of which some may have to stay a moment longer."""
         if not missing:
             return []
         if not wish.may_evict:
             return None
         open_to_it = [resident for resident in others if not resident.pinned]
-        at_once = [resident for resident in open_to_it if self._obstacle(resident) is None]
-        return choose_victims(at_once, missing) or choose_victims(open_to_it, missing)
+        idle = [resident for resident in open_to_it if resident.ready and not resident.busy]
+        return choose_victims(idle, missing) or choose_victims(open_to_it, missing)
 
     def _load(self, wish: Wish) -> Decision:
         """Nobody has to be unloaded for it; but those that an earlier one waits for may still be here."""
@@ -232,16 +233,18 @@ class _Queue:
 
     def _turn_away(self, wish: Wish) -> Decision:
         """Refused, unless it has room once those before it have been loaded and may be unloaded again."""
-        stuck = [each for each in self._staying if each.pinned or not wish.may_evict]
-        free = subtract(self._limits, *(each.holds for each in stuck))
+        stuck = {each.model: each.holds for each in self._staying if each.pinned or not wish.may_evict}
+        if not wish.may_evict:
+            stuck |= {each.model: each.estimate.needs for each in self._before}
+        free = subtract(self._limits, *stuck.values())
         if self._before and wish.may_evict and not lacking(wish.estimate.needs, free):
             return Await(f"{self._before[0].model}, which was asked for first")
         return Refuse(self._explain(wish, stuck, free))
 
-    def _explain(self, wish: Wish, stuck: Sequence[Resident], free: Bytes) -> str:
+    def _explain(self, wish: Wish, stuck: Mapping[str, Bytes], free: Bytes) -> str:
         """The arithmetic: what it needs, what is free, who has the rest."""
         devices = lacking(wish.estimate.needs, free) or wish.estimate.needs
-        kept = [f"{each.model} has {_render(each.holds, devices)}" for each in stuck if _render(each.holds, devices)]
+        kept = [f"{model} has {_render(holds, devices)}" for model, holds in stuck.items() if _render(holds, devices)]
         of = " and ".join(f"{render_bytes(self._limits.get(each, 0))} of {render_device(each)}" for each in devices)
         text = f"{render_need(wish.model, wish.estimate, free)} of the {of} that models may have"
         return text + (f" ({', '.join(kept)}, and may not be unloaded for it)" if kept else "")

@@ -16,7 +16,13 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_shared.errors import Rejected, Unavailable
-from llamaherd_shared.events.instance import InstanceEvent, InstanceExited, InstanceFailed, InstanceStarted
+from llamaherd_shared.events.instance import (
+    InstanceEvent,
+    InstanceExited,
+    InstanceFailed,
+    InstanceReady,
+    InstanceStarted,
+)
 from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.service import Service
@@ -53,21 +59,25 @@ from llamaherd_supervisor.lifecycle import (
     Wait,
     Wanted,
     describe_ending,
+    ends_promise,
     evolve,
+    is_leaving,
     is_settled,
+    may_have_memory,
     next_action,
     notice,
     observe,
 )
 from llamaherd_supervisor.load_progress import LoadProgress
 from llamaherd_supervisor.load_time import Headway, Signs, look_again
+from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Process, boot_id, count_oom_kills, free_port
 from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.settings import SupervisorSettings, read_reference
 from llamaherd_supervisor.store import check_files
 from llamaherd_supervisor.tail import Tail
-from llamaherd_supervisor.upstream import OtherServer, Upstream, props_of
+from llamaherd_supervisor.upstream import OtherServer, Upstream, Use, props_of
 
 HOST: Final = "127.0.0.1"
 _FIRST_PROBE_S: Final = 0.02
@@ -100,6 +110,7 @@ class Workplace:
     """The last fact about each model file, kept current by `app.py`."""
     offers: Offers
     """What llamaherd.yaml says about models."""
+    memory: Memory
 
     @property
     def node(self) -> str:
@@ -134,9 +145,11 @@ class Owner:
     def __init__(self, instance: Instance, at: Workplace, wanted: Wanted, plan: Plan | None = None) -> None:
         """`plan`: what a process that is to be adopted was started with."""
         self.instance = instance
+        self.key = (instance.model, instance.index)
         self._at = at
         self._limits = at.settings.limits()
-        self._inbox: asyncio.Queue[Observation | Wanted | Load] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
+        """Takes what is wanted (`Wanted`, `Load`) and what was seen."""
         self._wanted = wanted
         self._vitals = Vitals()
         self._process: Process | None = None
@@ -177,9 +190,30 @@ class Owner:
         self.settled.clear()
         self._inbox.put_nowait(wanted)
 
+    @property
+    def is_ready(self) -> bool:
+        return self.instance.state is State.READY
+
+    @property
+    def is_leaving(self) -> bool:
+        return is_leaving(self.instance, self._wanted)
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; `None` without one."""
+        return self.instance.pid if self.instance.state in ALIVE else None
+
+    async def probe_use(self, *, timeout_s: float) -> Use | None:
+        """What it works on; `None`: it does not say."""
+        return await self._upstream.probe_use(timeout_s=timeout_s)
+
+    def wake(self) -> None:
+        """Look again what to do; returns at once."""
+        self._inbox.put_nowait(None)
+
     def replaced_by(self, load: Load) -> int:
         """Generation of the process that this load would stop first, as things are now; 0: of none."""
-        replaces = self._heed(load).replaces
+        replaces = self.wanted_after(load).replaces
         return replaces if self.instance.state in ALIVE and replaces == self.instance.generation else 0
 
     def changes(self, offers: Offers | None = None, found: ModelFound | None = None) -> list[str]:
@@ -219,9 +253,14 @@ class Owner:
 
     async def _step(self) -> None:
         action = next_action(self.instance, self._vitals, self._wanted, limits=self._limits, now_ns=time.time_ns())
+        if not may_have_memory(self.instance, self._wanted):
+            self._at.memory.release(self.key)
         match action:
             case Spawn():
-                await self._spawn()
+                if self._at.memory.is_promised(self.key):
+                    await self._spawn()
+                else:
+                    await self._wait_for_memory()
             case Drain(cause=cause):
                 self._see(DrainBegan(cause))
                 self._watch(self._count_slots())
@@ -240,6 +279,12 @@ class Owner:
                     self.settled.set()
                 await self._receive(None)
 
+    async def _wait_for_memory(self) -> None:
+        """Ask for it, and wait for news."""
+        plan, wanted = self._at.plan(self.instance, self._wanted.options), self._wanted
+        await self._at.memory.wish(self, plan, asked_ns=wanted.asked_ns, may_evict=wanted.may_evict)
+        await self._receive(None)
+
     async def _receive(self, seconds: float | None) -> None:
         try:
             async with asyncio.timeout(seconds):
@@ -247,14 +292,17 @@ class Owner:
         except TimeoutError:
             return
         match message:
+            case None:
+                pass
             case Wanted():
                 self._wanted = message
             case Load():
-                self._wanted = self._heed(message)
+                self._wanted = self.wanted_after(message)
             case _:
                 self._see(message)
 
-    def _heed(self, load: Load) -> Wanted:
+    def wanted_after(self, load: Load) -> Wanted:
+        """What will be wanted once this load has been heard."""
         plan = self._plan
         if plan is None or self._wanted.replaces == self.instance.generation or self.instance.state not in ALIVE:
             plan = self._at.plan(self.instance, self._wanted.options)
@@ -272,6 +320,10 @@ class Owner:
             self.instance = evolve(self.instance, event)
             self._at.journal.record(self.subject, event)
             self._log(event)
+            if ends_promise(event):
+                self._at.memory.release(self.key)
+            elif isinstance(event, InstanceReady):
+                self._at.memory.look()
         self._vitals = notice(self.instance, self._vitals, seen)
 
     def _log(self, event: InstanceEvent) -> None:
@@ -281,8 +333,6 @@ class Owner:
                 self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
             case InstanceExited(cause="unload" | "shutdown" | "reload"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
-            case InstanceExited(cause="reset"):
-                self._at.service.log.info("crashes forgotten", instance=name)
             case InstanceExited():
                 ending = describe_ending(event.exit_code, event.signal)
                 self._at.service.log.warning("llama-server ended", instance=name, cause=event.cause, ending=ending)
@@ -301,6 +351,9 @@ class Owner:
                 for seen in untold:
                     self._see(seen)
                 self._record, self._plan = record, record.plan
+                self._vitals = Vitals(watched_ns=time.time_ns())
+                if record.plan is not None:
+                    await self._at.memory.adopt(self, record.plan)
                 self._write_record(pid=running.pid, process_started_s=running.started_s)
                 self._at.service.log.info("llama-server adopted", instance=self._name, pid=running.pid)
                 tail = tail or self._log_files.open(record.generation)
@@ -328,7 +381,8 @@ class Owner:
         await self._end_watchers()
         model, index, generation = self.instance.model, self.instance.index, self.instance.generation + 1
         asked = self._wanted.options
-        plan = self._plan = self._at.plan(self.instance, asked)
+        self._plan = self._at.plan(self.instance, asked)
+        plan = self._plan.fitted(self._at.memory.context_tokens(self.key))
         tail: Tail | None = None
         try:
             tail = self._log_files.open(generation)
@@ -354,7 +408,7 @@ class Owner:
                 port=port,
                 path=plan.path,
                 command=(program, *arguments),
-                plan=plan,
+                plan=self._plan,
                 asked=asked,
                 key_sha256=key_digest(key),
             )

@@ -39,6 +39,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             return {"path": self.path} if self.path else {}
         return {"path": self.path, **{name: value for name, value in _files(self.options)}}
 
+    def fitted(self, context_tokens: int | None) -> "Plan":
+        """With this context, where memory is too short for the one that nobody asked to change. `None`: as it is."""
+        if context_tokens is None:
+            return self
+        options = msgspec.structs.replace(self.options, context_tokens=context_tokens)
+        return msgspec.structs.replace(self, options=options)
+
 
 def make_plan(spec: ModelSpec, found: ModelFound, asked: LoadOptions, *, models_dir: Path, secret: bytes) -> Plan:
     """`found`: the last fact about the model, which tells its path and projector. `secret` keys the digests."""

@@ -67,11 +67,13 @@ class Ledger:
         """Nobody wants to load it any more."""
         self._wishes.pop(key, None)
 
-    def release(self, key: Key, *, now_ns: int) -> None:
-        """It is not loaded, and will not be without another wish."""
-        self.withdraw(key)
-        if self._promised.pop(key, None) is not None:
+    def release(self, key: Key, *, now_ns: int) -> bool:
+        """It is not loaded, and will not be without another wish. Whether that is news."""
+        waited = self._wishes.pop(key, None) is not None
+        promised = self._promised.pop(key, None) is not None
+        if promised:
             self._freed_ns = now_ns
+        return waited or promised
 
     def residents(self, standings: Mapping[Key, Standing]) -> list[Resident]:
         """All that count, those that are promised and not seen yet among them."""
@@ -95,6 +97,12 @@ class Ledger:
             elif isinstance(decision, Refuse):
                 self.withdraw(key)
         return decisions
+
+    def refusal(self, wish: Wish, standings: Mapping[Key, Standing], limits: Bytes, *, now_ns: int) -> Refuse | None:
+        """Why this load would be refused, if nobody else waited; `None`: it would not. Nothing is booked."""
+        residents = [each for each in self.residents(standings) if each.key != wish.key]
+        decision = decide([wish], residents, limits, rules=self.rules, now_ns=now_ns, freed_ns=self._freed_ns)[wish.key]
+        return decision if isinstance(decision, Refuse) else None
 
 
 def _resident(key: Key, standing: Standing, estimate: Estimate) -> Resident:

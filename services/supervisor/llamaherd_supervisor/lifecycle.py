@@ -179,6 +179,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What the load asked for, for the next spawn."""
     replaces: int = 0
     """Generation of a process that is to be started again; 0: of none."""
+    may_evict: bool = True
+    """Whether other models are unloaded for it, where memory is short."""
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True):

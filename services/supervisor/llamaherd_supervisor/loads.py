@@ -43,6 +43,7 @@ class Commands:
 
     async def load(self, command: LoadModel) -> Accepted:
         load = self.decide(command)
+        await self._check_memory(command.model, load)
         self._wanted_by.setdefault(command.model, set()).add(command.by)
         return await self._accept(command.model, load)
 
@@ -52,11 +53,19 @@ class Commands:
         wanted_by.discard(command.by)
         owner = self._owner_of(command.model)
         state = owner.instance.state
-        if not wanted_by and state in (State.LOADING, State.BACKOFF):
+        if not wanted_by and state in (State.WAITING, State.LOADING, State.BACKOFF):
             wanted = Wanted(wanted=False, cause="cancelled", asked_ns=time.time_ns())
             return await self._accept(command.model, wanted)
         sequence = await self._at.journal.sequence(owner.subject)
         return Accepted(node=self._at.node, model=command.model, state=state.value, sequence=sequence)
+
+    async def _check_memory(self, model: str, load: Load) -> None:
+        """Raises `NoMemory` before anything is stopped for a load that could never be."""
+        owner = self._owner_of(model)
+        wanted = owner.wanted_after(load)
+        replaced = wanted.replaces == owner.instance.generation > 0
+        if replaced or not self._at.memory.is_promised(owner.key):
+            await self._at.memory.check(owner.key, self._at.plan(owner.instance, wanted.options))
 
     async def unload(self, command: UnloadModel) -> Accepted:
         known = self._is_known(command.model)

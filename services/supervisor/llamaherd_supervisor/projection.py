@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from llamaherd_shared.events.instance import InstanceEvent
+from llamaherd_shared.events.instance import InstanceEvent, InstanceMeasured
 from llamaherd_shared.events.model import ModelEvent
 from llamaherd_shared.events.pull import PullFailed, PullFinished, PullStarted
 from llamaherd_supervisor import lifecycle
@@ -24,6 +24,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """The last fact about each model file."""
     pulls: Mapping[str, PullStarted] = {}
     """Pulls that have not ended, by their id."""
+    needs: Mapping[str, Mapping[str, int]] = {}
+    """What models were measured to need, by plan and device (`InstanceMeasured`)."""
 
 
 def evolve(known: Known, event: Any, *, node: str) -> Known:
@@ -34,7 +36,8 @@ def evolve(known: Known, event: Any, *, node: str) -> Known:
         key = (event.model, event.index)
         before = known.instances.get(key) or Instance(node=node, model=event.model, index=event.index)
         instances = {**known.instances, key: lifecycle.evolve(before, event)}
-        return msgspec.structs.replace(known, instances=instances)
+        needs = {**known.needs, event.plan: event.needs} if isinstance(event, InstanceMeasured) else known.needs
+        return msgspec.structs.replace(known, instances=instances, needs=needs)
     if isinstance(event, _MODEL_EVENTS):
         return msgspec.structs.replace(known, models={**known.models, event.model: event})
     if isinstance(event, PullStarted):

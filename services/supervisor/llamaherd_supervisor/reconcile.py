@@ -24,6 +24,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     options: LoadOptions = LoadOptions()
     for_request: bool = False
     """As in `LoadModel`."""
+    may_evict: bool = True
+    """Whether other models are unloaded for it, where memory is short."""
     asked_ns: int
 
 
@@ -63,7 +65,7 @@ def heed(before: Wanted, load: Load, instance: Instance, *, told: Mapping[str, A
     less than others have asked for.
     """
     if not before.wanted or instance.state in (State.STOPPED, State.FAILED):
-        return Wanted(wanted=True, asked_ns=load.asked_ns, options=load.options)
+        return Wanted(wanted=True, asked_ns=load.asked_ns, options=load.options, may_evict=load.may_evict)
     asked = LoadOptions(context_tokens=load.options.context_tokens) if load.for_request else load.options
     going = before.replaces == instance.generation
     if satisfies(
@@ -104,8 +106,9 @@ def wanted_after_restart(instance: Instance, found: Found | None, record: Record
     running = instance.state in {State.LOADING, State.READY, State.BACKOFF}
     # One that was on its way to another start was not to stay away.
     running = running or (instance.state in ALIVE and instance.cause == "reload")
+    waiting = instance.state is State.WAITING
     return Wanted(
-        wanted=running or (isinstance(found, Adopt) and bool(found.untold)),
-        asked_ns=0,
+        wanted=running or waiting or (isinstance(found, Adopt) and bool(found.untold)),
+        asked_ns=instance.since_ns if waiting else 0,
         options=record.asked if record is not None else LoadOptions(),
     )

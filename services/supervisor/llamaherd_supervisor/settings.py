@@ -9,6 +9,8 @@ import msgspec
 import platformdirs
 
 from llamaherd_shared.errors import Rejected
+from llamaherd_supervisor.budget import parse_size
+from llamaherd_supervisor.eviction import Group, Rules
 from llamaherd_supervisor.lifecycle import Limits
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -52,6 +54,21 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     log_max_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 16 * 2**20
     """Of an instance's log file at most twice this is kept; its lines are in the log service by then."""
 
+    memory_budget: str = ""
+    """RAM that models may have together, e.g. `24 GiB` or `75%`; empty: all but a tenth, of which 8 GiB are enough."""
+    vram_budget: list[str] = []
+    """The same for each GPU, e.g. `["20 GiB", "50%"]`, the last one for all behind it; empty: all but a tenth, of which
+    1 GiB is enough."""
+    min_residence_s: Seconds = 5.0
+    """A model that is ready stays at least so long, whoever needs its memory: else two could push each other out."""
+    patience_s: Seconds = 30.0
+    """How long a load waits for models that are at work. Then these get no new requests, and go when they are done."""
+    release_s: Seconds = 10.0
+    """How long memory may take to come back from a process that has ended."""
+    groups: dict[str, Group] = {}
+    """Rules about models that are not to be loaded together: `swap` lets only one of a `group` be loaded, `exclusive`
+    nothing beside it. Pinned models stay."""
+
     hub_url: str = "https://huggingface.co"
     """Where `pull` gets models from: a server with Hugging Face's HTTP API."""
     hub_token: str = "env:HF_TOKEN"
@@ -63,9 +80,21 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     pull_backoff_s: Some = 1.0
     """Wait before the first repetition; doubles with each. A hub's `Retry-After` is waited out instead, up to 5 min."""
 
+    def __post_init__(self) -> None:
+        for name, sizes in (("memory_budget", [self.memory_budget]), ("vram_budget", self.vram_budget)):
+            for size in filter(None, sizes):
+                try:
+                    parse_size(size)
+                except ValueError as error:
+                    raise ValueError(f"{error} (`{name}`)") from None
+
     def limits(self) -> Limits:
         """The part that decisions need."""
         return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+
+    def rules(self) -> Rules:
+        """Who may have the memory."""
+        return Rules(**{name: getattr(self, name) for name in Rules.__struct_fields__})
 
 
 def read_reference(reference: str, environment: Mapping[str, str], *, setting: str) -> str:

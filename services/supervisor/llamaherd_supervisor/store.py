@@ -27,6 +27,7 @@ from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.lifecycle import Instance
 from llamaherd_supervisor.models import PART_ENDING, Sighting, model_name, part_paths
 from llamaherd_supervisor.projection import Known, evolve
+from llamaherd_supervisor.shape import SHORT_ITEMS, Shape, shape_of
 
 FileKind = Literal["model", "part", "projector"]
 """A model's only or first file, a later one of a split model, a projector."""
@@ -95,6 +96,22 @@ def check_files(model: str, plan: Plan) -> None:
         # What is wrong with the model's own file llama-server tells best.
         if name != "path" and not os.path.isfile(path):
             raise Unavailable(f"{model} cannot be started: there is no file {path} (`{name}`)")
+
+
+def read_shape(path: str) -> Shape:
+    """What decides how much memory a model takes, from all its files. Raises `UnreadableGguf` and `OSError`."""
+    tables, file_bytes = [], 0
+    for part in part_paths(path):
+        size_bytes = os.stat(part).st_size
+        with open(part, "rb", buffering=_BUFFER_BYTES) as file:
+            tables.append(read_tables(file, size_bytes=size_bytes, max_items=SHORT_ITEMS))
+        file_bytes += size_bytes
+    return shape_of(tables, file_bytes=file_bytes)
+
+
+def file_sizes(paths: Iterable[str]) -> dict[str, int]:
+    """Bytes of models and other files, by path; of a split one those of all its parts. What is not there has none."""
+    return {path: sum(_sighting(part).size_bytes for part in part_paths(path)) for path in paths}
 
 
 def file_size(path: Path) -> int | None:
@@ -196,6 +213,7 @@ create table if not exists instance(
   model text not null, number integer not null, body text not null, primary key(model, number)) without rowid;
 create table if not exists model(model text primary key, body text not null) without rowid;
 create table if not exists pull(pull text primary key, body text not null) without rowid;
+create table if not exists need(plan text primary key, body text not null) without rowid;
 """
 """Each row is the JSON of the state a history folds to; the tables of the library stand beside them."""
 SCHEMA_VERSION: Final = 1
@@ -203,6 +221,7 @@ SCHEMA_VERSION: Final = 1
 _INSTANCE: Final = msgspec.json.Decoder(Instance)
 _MODEL: Final = msgspec.json.Decoder(ModelEvent)
 _PULL: Final = msgspec.json.Decoder(PullStarted)
+_NEED: Final = msgspec.json.Decoder(dict[str, int])
 
 
 def read_known(db: sqlite3.Connection) -> Known:
@@ -214,6 +233,7 @@ def read_known(db: sqlite3.Connection) -> Known:
         instances={(instance.model, instance.index): instance for instance in instances},
         models={model.model: model for model in models},
         pulls={pull.pull: pull for pull in pulls},
+        needs={plan: _NEED.decode(body) for plan, body in db.execute("select plan, body from need")},
     )
 
 
@@ -232,6 +252,9 @@ def project(db: sqlite3.Connection, applied: Sequence[tuple[Recorded, Any]], *, 
     for name, pull in after.pulls.items():
         if name not in before.pulls:
             db.execute("insert or replace into pull values(?,?)", (name, msgspec.json.encode(pull).decode()))
+    for plan, need in after.needs.items():
+        if before.needs.get(plan) is not need:
+            db.execute("insert or replace into need values(?,?)", (plan, msgspec.json.encode(need).decode()))
     db.executemany("delete from pull where pull=?", [(name,) for name in before.pulls if name not in after.pulls])
 
 

@@ -29,6 +29,16 @@ class Props(msgspec.Struct, frozen=True):
 
 class _Slot(msgspec.Struct):
     is_processing: bool = False
+    id_task: int = -1
+
+
+class Use(msgspec.Struct, frozen=True):
+    """What a server works on."""
+
+    busy: int
+    """Slots at work."""
+    newest: int = -1
+    """Number of the task that was begun last: it tells of what began and ended between two looks."""
 
 
 _PROPS: Final = msgspec.json.Decoder(Props)
@@ -55,6 +65,13 @@ class Upstream:
         """How many slots are at work, from `GET /slots`."""
         slots = await self._decoded("/slots", _SLOTS, timeout_s)
         return None if slots is None else sum(slot.is_processing for slot in slots)
+
+    async def probe_use(self, *, timeout_s: float) -> Use | None:
+        """Whether it works, and whether it has since the last look, from `GET /slots`."""
+        slots: list[_Slot] | None = await self._decoded("/slots", _SLOTS, timeout_s)
+        if slots is None:
+            return None
+        return Use(sum(slot.is_processing for slot in slots), max((slot.id_task for slot in slots), default=-1))
 
     async def _decoded(self, path: str, decoder: msgspec.json.Decoder[Any], timeout_s: float) -> Any:
         answer = await self._get(path, timeout_s)
@@ -105,6 +122,9 @@ class OtherServer(Upstream):
 
     async def probe_props(self, *, timeout_s: float) -> Props | None:
         return self._said
+
+    async def probe_use(self, *, timeout_s: float) -> Use | None:
+        return Use(await asyncio.to_thread(self._clients))
 
     async def probe_busy_slots(self, *, timeout_s: float) -> int | None:
         """A gateway that has no request there any more closes its connections when it hears of the draining."""

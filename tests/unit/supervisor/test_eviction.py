@@ -102,6 +102,11 @@ SITUATIONS: dict[str, tuple[Wish, list[Resident], Decision]] = {
         [resident("a", 9, busy=True)],
         Await("a, which is at work"),
     ),
+    "what has just been loaded is waited for rather than what is worth more": (
+        wish("m", 4),
+        [resident("a", 5, priority=1), resident("b", 5, ready_s=998)],
+        Await("b, which has just been loaded"),
+    ),
     "what is idle goes rather than what generates": (
         wish("m", 4),
         [resident("a", 5, used_s=1, busy=True), resident("b", 5, used_s=2)],

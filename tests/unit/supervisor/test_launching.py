@@ -36,6 +36,13 @@ def test_what_a_load_asks_for_counts_more_than_what_is_configured() -> None:
     assert found.args == ("--keep", "1")
 
 
+def test_context_is_as_long_as_memory_lets_it_be() -> None:
+    found = plan(ModelSpec(slots=2))
+
+    assert found.fitted(None) == found
+    assert found.fitted(4096).options == ModelOptions(slots=2, context_tokens=4096)
+
+
 def test_files_are_looked_for_in_the_models_folder() -> None:
     spec = ModelSpec(
         draft_model="small.gguf", lora=("a.gguf", Adapter(path="/b.gguf", scale=0.5)), chat_template="own.jinja"

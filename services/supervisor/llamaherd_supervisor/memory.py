@@ -1,0 +1,312 @@
+"""Who gets this node's memory: the shell around `Ledger`. It measures, books, unloads for others, and tells why.
+
+Owners ask it before they spawn and hear from it when the memory is theirs; it asks owners to leave. While a load waits
+it looks again several times a second, otherwise every few seconds: what instances use, and which were used last.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from llamaherd_shared.errors import NoMemory
+from llamaherd_shared.model_spec import ModelSpec
+from llamaherd_shared.service import Service
+from llamaherd_supervisor.budget import Bytes, make_budget, render_bytes, render_device, subtract, within_reach
+from llamaherd_supervisor.devices import Devices, Reading
+from llamaherd_supervisor.estimate import Estimate, Place, measured
+from llamaherd_supervisor.eviction import Await, Evict, Grant, Key, Refuse, Wish
+from llamaherd_supervisor.gpu_listing import visible_numbers
+from llamaherd_supervisor.launching import Plan
+from llamaherd_supervisor.ledger import Ledger, Standing
+from llamaherd_supervisor.lifecycle import (
+    EVICTED,
+    Instance,
+    MemoryAwaited,
+    MemoryMeasured,
+    MemoryRefused,
+    Observation,
+    Wanted,
+)
+from llamaherd_supervisor.needs import Need, Needs
+from llamaherd_supervisor.settings import SupervisorSettings
+from llamaherd_supervisor.upstream import Use
+
+_BOOK_S: Final = 0.25
+"""Between two looks while a load waits."""
+_LOOK_S: Final = 5.0
+"""Between two looks otherwise."""
+_PROBE_S: Final = 1.0
+"""Who does not say by then whether he works is taken to."""
+_GROWN: Final = 1.1
+"""Growth of what an instance uses that is worth a fact."""
+
+
+class Tenant(Protocol):
+    """An instance, as far as its memory goes."""
+
+    key: Key
+    instance: Instance
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    @property
+    def is_leaving(self) -> bool: ...
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; `None` without one."""
+
+    def tell(self, seen: Observation) -> None: ...
+
+    def ask(self, wanted: Wanted) -> None: ...
+
+    def wake(self) -> None:
+        """Look again what to do."""
+
+    async def probe_use(self, *, timeout_s: float) -> Use | None: ...
+
+
+class _Stay(msgspec.Struct):
+    """What was seen of one spawn since it was ready."""
+
+    generation: int
+    first: Bytes
+    peak: dict[str, int]
+    told: Bytes = {}
+    used_ns: int = 0
+    newest: int = -1
+    """Task it worked on last."""
+    busy: bool = False
+
+
+class Memory:
+    """One node's. Use from one event loop."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: SupervisorSettings,
+        *,
+        tenants: Mapping[Key, Tenant],
+        spec: Callable[[str], ModelSpec],
+    ) -> None:
+        self._service, self._settings = service, settings
+        self._tenants, self._spec = tenants, spec
+        self._devices = Devices()
+        self._found = asyncio.Event()
+        """Set once it is known which GPUs there are."""
+        self._ledger = Ledger(settings.rules())
+        self._needs_of = Needs()
+        self._needs: dict[Key, Need] = {}
+        """Of what waits or runs."""
+        self._stays: dict[Key, _Stay] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self, llama_server: str, environment: Mapping[str, str], learned: Mapping[str, Bytes]) -> None:
+        """Book, for ever. `learned`: what was measured before, by plan."""
+        self._needs_of.recall(learned)
+        await self._devices.find(llama_server, environment)
+        self._found.set()
+        while True:
+            pause_s = _BOOK_S if self._ledger.waiting else _LOOK_S
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            await self._book()
+
+    # What owners and commands ask.
+
+    def is_promised(self, key: Key) -> bool:
+        """Whether it may spawn."""
+        return self._ledger.is_promised(key)
+
+    def context_tokens(self, key: Key) -> int | None:
+        """The context that was chosen because no more fits; `None`: as it was asked for."""
+        return self._ledger.estimate(key).context_tokens
+
+    async def wish(self, tenant: Tenant, plan: Plan, *, asked_ns: int, may_evict: bool) -> None:
+        """It is to be loaded; it hears when it may, or why not. Asking twice is asking once.
+
+        What nobody has asked for since the supervisor started (`asked_ns` 0) makes nobody go.
+        """
+        key = tenant.key
+        self._needs[key] = need = await self._need(key, plan)
+        may_evict = may_evict and asked_ns > 0
+        self._ledger.wish(self._wish(key, need.estimate, asked_ns=asked_ns or time.time_ns(), may_evict=may_evict))
+        self._changed.set()
+
+    async def check(self, key: Key, plan: Plan) -> None:
+        """Raises `NoMemory` when this load would be refused now; nothing is booked."""
+        need = await self._need(key, plan)
+        reading = await self._read()
+        others = {name: standing for name, standing in self._standings(reading).items() if name != key}
+        wish = self._wish(key, need.estimate, asked_ns=time.time_ns(), may_evict=True)
+        refusal = self._ledger.refusal(wish, others, self._limits(reading), now_ns=time.time_ns())
+        if refusal is not None:
+            raise NoMemory(self._explain(refusal, reading))
+
+    async def adopt(self, tenant: Tenant, plan: Plan) -> None:
+        """Its process runs already, whatever there is."""
+        self._needs[tenant.key] = need = await self._need(tenant.key, plan)
+        self._ledger.promise(tenant.key, need.estimate)
+
+    def release(self, key: Key) -> None:
+        """It neither runs nor will."""
+        if self._ledger.release(key, now_ns=time.time_ns()):
+            self._stays.pop(key, None)
+            self._changed.set()
+
+    def look(self) -> None:
+        """Something has changed: look again soon."""
+        self._changed.set()
+
+    # Booking.
+
+    async def _book(self) -> None:
+        if self._ledger.waiting or len(self._running()) > 1:
+            await asyncio.gather(*(self._probe(tenant) for tenant in self._running() if tenant.is_ready))
+        reading = await self._read()
+        self._note(reading)
+        if not self._ledger.waiting:
+            return
+        wishes = dict(self._ledger.waiting)
+        decisions = self._ledger.decide(self._standings(reading), self._limits(reading), now_ns=time.time_ns())
+        for key, decision in decisions.items():
+            tenant = self._tenants[key]
+            match decision:
+                case Grant():
+                    tenant.wake()
+                case Evict(victims=victims):
+                    for victim in victims:
+                        self._evict(victim, wishes[key])
+                case Await(why=why):
+                    tenant.tell(MemoryAwaited(why))
+                case Refuse():
+                    tenant.tell(MemoryRefused(self._explain(decision, reading)))
+
+    def _evict(self, key: Key, wish: Wish) -> None:
+        cause = f"{EVICTED}{wish.model}"
+        self._service.log.info("unloading a model to make room", model=key[0], room_for=wish.model)
+        self._tenants[key].ask(Wanted(wanted=False, cause=cause, asked_ns=time.time_ns()))
+
+    def _explain(self, refusal: Refuse, reading: Reading) -> str:
+        budget, limits = self._budget(reading), self._limits(reading)
+        taken = [
+            f"other programs use {render_bytes(device.others_bytes)} of {render_device(device.name)}"
+            for device in reading.devices
+            if limits[device.name] < budget[device.name]
+        ]
+        return refusal.why + (f"; {', '.join(taken)}" if taken else "")
+
+    def _running(self) -> list[Tenant]:
+        return [tenant for tenant in self._tenants.values() if tenant.pid is not None]
+
+    def _standings(self, reading: Reading) -> dict[Key, Standing]:
+        return {tenant.key: self._standing(tenant, reading) for tenant in self._running()}
+
+    def _standing(self, tenant: Tenant, reading: Reading) -> Standing:
+        spec, stay = self._spec(tenant.key[0]), self._stays.get(tenant.key)
+        since_ns = tenant.instance.since_ns
+        return Standing(
+            ready=tenant.is_ready and not tenant.is_leaving,
+            leaving=tenant.is_leaving,
+            busy=stay is not None and stay.busy,
+            uses=dict(stay.peak) if stay is not None else reading.uses.get(tenant.key, {}),
+            pinned=spec.pin,
+            priority=spec.priority,
+            group=spec.group,
+            ready_ns=since_ns,
+            used_ns=max(since_ns, stay.used_ns) if stay is not None else since_ns,
+        )
+
+    def _wish(self, key: Key, found: Estimate, *, asked_ns: int, may_evict: bool) -> Wish:
+        spec = self._spec(key[0])
+        return Wish(
+            key=key,
+            estimate=found,
+            asked_ns=asked_ns,
+            priority=spec.priority,
+            group=spec.group,
+            may_evict=may_evict,
+        )
+
+    # Measuring.
+
+    async def _read(self) -> Reading:
+        pids = {tenant.key: tenant.pid for tenant in self._running() if tenant.pid is not None}
+        assumed = {tenant.key: self._ledger.estimate(tenant.key).needs for tenant in self._running() if tenant.is_ready}
+        return await asyncio.to_thread(self._devices.read, pids, assumed)
+
+    async def _probe(self, tenant: Tenant) -> None:
+        use = await tenant.probe_use(timeout_s=_PROBE_S)
+        stay = self._stays.get(tenant.key)
+        if stay is None:
+            return
+        stay.busy = use is None or use.busy > 0
+        if stay.busy or (use is not None and use.newest != stay.newest):
+            stay.used_ns = time.time_ns()
+        stay.newest = use.newest if use is not None else stay.newest
+
+    def _note(self, reading: Reading) -> None:
+        """Keep what those use that are ready, and tell it once, and when it has grown."""
+        for key, uses in reading.uses.items():
+            tenant = self._tenants[key]
+            generation = tenant.instance.generation
+            if not tenant.is_ready:
+                continue
+            stay = self._stays.get(key)
+            if stay is None or stay.generation != generation:
+                stay = self._stays[key] = _Stay(generation, first=uses, peak=dict(uses))
+            for device, count in uses.items():
+                stay.peak[device] = max(count, stay.peak.get(device, 0))
+            if any(count > stay.told.get(device, 0) * _GROWN for device, count in stay.peak.items()):
+                self._tell(tenant, stay)
+
+    def _tell(self, tenant: Tenant, stay: _Stay) -> None:
+        stay.told = dict(stay.peak)
+        need = self._needs.get(tenant.key)
+        if need is None:
+            return
+        needs = self._needs_of.learn(need, first=stay.first, peak=stay.peak)
+        self._ledger.promise(tenant.key, msgspec.structs.replace(need.estimate, parts=measured(needs).parts))
+        tenant.tell(
+            MemoryMeasured(
+                generation=stay.generation,
+                uses=stay.told,
+                estimated=need.formula.needs,
+                needs=needs,
+                plan=need.plan,
+            )
+        )
+
+    # Estimating.
+
+    def _budget(self, reading: Reading) -> dict[str, int]:
+        return make_budget(reading.devices, self._settings.memory_budget, self._settings.vram_budget)
+
+    def _limits(self, reading: Reading) -> dict[str, int]:
+        return within_reach(self._budget(reading), reading.devices)
+
+    async def _need(self, key: Key, plan: Plan) -> Need:
+        """With all the room there would be if everything that may be unloaded was."""
+        await self._found.wait()
+        reading = await self._read()
+        residents = self._ledger.residents(self._standings(reading))
+        pinned = [each.holds for each in residents if each.pinned and each.key != key]
+        room = subtract(self._limits(reading), *pinned)
+        return await self._needs_of.find(plan, Place(room=room, gpus=self._gpus_for(key[0])))
+
+    def _gpus_for(self, model: str) -> tuple[str, ...]:
+        """Those that its process will see."""
+        numbers = visible_numbers(self._spec(model).env)
+        if numbers is None:
+            return self._devices.names
+        by_number = {listed.nvidia: name for name, listed in zip(self._devices.names, self._devices.gpus, strict=True)}
+        return tuple(by_number[number] for number in numbers if number in by_number)
