@@ -750,6 +750,28 @@ def test_load_may_take_as_long_as_it_takes_while_it_goes_on(node: Node, signs: d
     uvloop.run(body())
 
 
+def test_server_that_answers_probes_but_never_finishes_a_request_is_ended_by_an_unload(node: Node) -> None:
+    """T14: it kept its memory, because it looked well and ignored the stop."""
+
+    async def body() -> None:
+        node.add_model("numb", busy_slots=1, ignore_sigterm=True)
+        async with herd_of(node, "numb") as herd:
+            node.start(drain_timeout_s=0.5, stop_timeout_s=0.5)
+            await herd.offered()
+            await herd.load()
+            await herd.state(State.READY)
+
+            await herd.unload()
+            await herd.state(State.STOPPED)
+
+            exited = herd.history()[-1]
+            assert isinstance(exited, InstanceExited)
+            assert (exited.cause, exited.signal) == ("unload", "SIGKILL")
+            assert node.llama_servers() == []
+
+    uvloop.run(body())
+
+
 def test_load_of_which_nothing_moves_is_ended_and_given_up_with_the_reason(node: Node) -> None:
     """T9, T10: it would load for ever."""
 
