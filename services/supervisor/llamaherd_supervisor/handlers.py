@@ -333,6 +333,8 @@ class Owner:
                 self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
             case InstanceExited(cause="unload" | "shutdown" | "reload"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
+            case InstanceExited(cause="reset"):
+                self._at.service.log.info("crashes forgotten", instance=name)
             case InstanceExited():
                 ending = describe_ending(event.exit_code, event.signal)
                 self._at.service.log.warning("llama-server ended", instance=name, cause=event.cause, ending=ending)
