@@ -116,6 +116,10 @@ bench-idle *arguments:
 chaos *arguments:
     uv run python bench/chaos.py {{arguments}}
 
+# A hundred instances on one node start, crash and restart: what that does to its event loop.
+bench-storm *arguments:
+    uv run python bench/storm.py {{arguments}}
+
 # Pin what is installed now as `constraint-dependencies` in pyproject.toml.
 lock:
     uv run python deploy/lock.py

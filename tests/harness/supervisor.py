@@ -57,6 +57,8 @@ class Node:
         self.llama_server: Path | None = install_fake_llama_server(folder)
         self.process: subprocess.Popen[bytes] | None = None
         self.settings = dict(QUICK)
+        self.common: dict[str, Any] = {}
+        """Settings at the top level of llamaherd.yaml."""
 
     def add_model(self, name: str, **switches: Any) -> Path:
         path = write_random_gguf(self.models_dir / f"{name}.gguf", layers=1, width=16)
@@ -84,6 +86,8 @@ class Node:
             environment["LLAMAHERD_SUPERVISOR_LLAMA_SERVER"] = str(self.llama_server)
         for key, value in (self.settings | settings).items():
             environment[f"LLAMAHERD_SUPERVISOR_{key.upper()}"] = str(value)
+        for key, value in self.common.items():
+            environment[f"LLAMAHERD_{key.upper()}"] = str(value)
         arguments = ["--config", str(self.config)] if self.config.exists() else []
         with (self.folder / "supervisor.out").open("ab") as out:
             self.process = subprocess.Popen(

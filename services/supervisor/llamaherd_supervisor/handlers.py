@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +72,7 @@ from llamaherd_supervisor.load_progress import LoadProgress
 from llamaherd_supervisor.load_time import Headway, Signs, look_again
 from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
-from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Process, boot_id, count_oom_kills, free_port
+from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Ports, Process, boot_id, count_oom_kills
 from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.settings import SupervisorSettings, read_reference
 from llamaherd_supervisor.store import check_files
@@ -111,6 +111,9 @@ class Workplace:
     offers: Offers
     """What llamaherd.yaml says about models."""
     memory: Memory
+    spawning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the owner that starts a process."""
+    ports: Ports = field(default_factory=lambda: Ports(HOST))
 
     @property
     def node(self) -> str:
@@ -258,7 +261,7 @@ class Owner:
         match action:
             case Spawn():
                 if self._at.memory.is_promised(self.key):
-                    await self._spawn()
+                    await self._spawn_in_turn()
                 else:
                     await self._wait_for_memory()
             case Drain(cause=cause):
@@ -345,6 +348,15 @@ class Owner:
 
     # What follows acts on the outside.
 
+    async def _spawn_in_turn(self) -> None:
+        """One of all owners at a time: many that start at once would keep everything else waiting."""
+        async with self._at.spawning:
+            if self._inbox.empty():
+                await self._spawn()
+        # What came in meanwhile may have changed what is to be done.
+        while not self._inbox.empty():
+            await self._receive(None)
+
     async def _take_over(self, left: Left) -> None:
         """Go on where the supervisor before us ended: its lines first, then what has become of the process."""
         tail = await self._log_files.reopen(left.record, generation=self.instance.generation)
@@ -389,7 +401,7 @@ class Owner:
         try:
             tail = self._log_files.open(generation)
             check_files(model, plan)
-            port = free_port(HOST)
+            port = self._at.ports.take()
             launch = Launch(program=self._at.llama_server, model=model, plan=plan, host=HOST, port=port)
             key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
             mark = render_mark(

@@ -6,8 +6,10 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,8 @@ _ADOPTED_POLL_S: Final = 0.5
 """Between two looks at an adopted process where the kernel does not tell of its end (pidfd_open(2))."""
 KILLED_S: Final = 5.0
 """From SIGKILL until a process counts as one that cannot be killed."""
+
+_PORTS_REMEMBERED: Final = 1000
 
 Ending = tuple[int | None, str | None]
 """(exit code, name of the signal): one of them is `None`, and both of a process that was adopted."""
@@ -45,33 +49,23 @@ class Process:
         """SIGTERM was sent: what is left of the group may take its time."""
         self._leader_gone = False
         self.is_gone = False
+        self._seen: psutil.Process | None = None
+        """Kept, because making one reads several files."""
 
     @classmethod
     async def spawn(
         cls, program: str, arguments: Sequence[str], environment: Mapping[str, str], *, log_path: Path
     ) -> "Process":
-        """Start it with its output appended to a file: a pipe would tie its life to ours. Raises `CannotSpawn`."""
-        try:
-            log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise CannotSpawn(f"cannot write the log {log_path}: {error.strerror}") from error
-        try:
-            child = await asyncio.create_subprocess_exec(
-                program,
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(environment),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise CannotSpawn(f"cannot start {program}: {error.strerror or error}") from error
-        finally:
-            os.close(log)
+        """Start it with its output appended to a file: a pipe would tie its life to ours. Raises `CannotSpawn`.
+
+        In a thread: whoever starts a process waits until the kernel has found a processor for it, which held the event
+        loop for 300 ms when thirty were to be started on a busy machine.
+        """
+        child = await asyncio.to_thread(_start, program, arguments, environment, log_path)
 
         async def ended() -> Ending:
-            code = await child.wait()
+            await _wait_for_child(child)
+            code = child.wait()
             return (code, None) if code >= 0 else (None, _signal_name(-code))
 
         return cls(child.pid, _started_s(child.pid) or time.time(), ended)
@@ -120,7 +114,9 @@ class Process:
     def resident_bytes(self) -> int:
         """Memory it occupies, mapped weights included; 0 when it is gone."""
         try:
-            return int(psutil.Process(self.pid).memory_info().rss)
+            if self._seen is None:
+                self._seen = psutil.Process(self.pid)
+            return int(self._seen.memory_info().rss)
         except psutil.Error:
             return 0
 
@@ -139,6 +135,36 @@ class Process:
         return resident_bytes, read_bytes
 
 
+def _start(
+    program: str, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
+) -> subprocess.Popen[bytes]:
+    try:
+        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise CannotSpawn(f"cannot write the log {log_path}: {error.strerror}") from error
+    try:
+        return subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CannotSpawn(f"cannot start {program}: {error.strerror or error}") from error
+    finally:
+        os.close(log)
+
+
+async def _wait_for_child(child: subprocess.Popen[bytes]) -> None:
+    watched = _open_pidfd(child.pid)
+    if watched is None:
+        await _poll(lambda: child.poll() is not None, every_s=_POLL_S)
+    else:
+        await _wait_for_pidfd(watched)
+
+
 async def _wait_until_gone(pid: int) -> None:
     """Wait for the end of a process that is not our child; at once when it is gone already."""
     try:
@@ -148,13 +174,19 @@ async def _wait_until_gone(pid: int) -> None:
     watched = _open_pidfd(pid)
     if watched is None:
         await _poll(lambda: not _is_running(process), every_s=_ADOPTED_POLL_S)
-        return
+    elif _is_running(process):
+        await _wait_for_pidfd(watched)
+    else:
+        # The pid has become another's between the two calls.
+        os.close(watched)
+
+
+async def _wait_for_pidfd(watched: int) -> None:
+    """Wait for the end of the process and close the descriptor."""
     gone, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_reader(watched, gone.set)
     try:
-        # The pid may have become another's between the two calls.
-        if _is_running(process):
-            await gone.wait()
+        await gone.wait()
     finally:
         loop.remove_reader(watched)
         os.close(watched)
@@ -213,6 +245,23 @@ def count_oom_kills() -> int:
             if name == "oom_kill":
                 return int(count)
     return 0
+
+
+class Ports:
+    """Free ports, none twice: before a llama-server listens on the one it was given nobody else knows of that.
+
+    Of a hundred that are asked for one after the other the kernel gives one twice in every third case.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._given: deque[int] = deque(maxlen=_PORTS_REMEMBERED)
+
+    def take(self) -> int:
+        while (port := free_port(self._host)) in self._given:
+            pass
+        self._given.append(port)
+        return port
 
 
 def boot_id() -> str:
