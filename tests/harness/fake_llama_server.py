@@ -19,6 +19,7 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -684,6 +685,15 @@ async def labour(state: State) -> None:
     os.close(zeros)
 
 
+def obey_router(loop: asyncio.AbstractEventLoop, end: Callable[[int, str], None]) -> None:
+    """The router says when to end, and without it there is nothing to live for."""
+    while data := os.read(0, 4096):
+        if b"cmd_router_to_child:exit" in data:
+            loop.call_soon_threadsafe(end, 0, "exit command received, exiting...")
+            return
+    os._exit(1)
+
+
 async def serve(state: State) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -702,6 +712,8 @@ async def serve(state: State) -> int:
     if state.switches.exit_after_s is not None:
         # At once, like a crash: an interpreter that shuts down would refuse connections for a while before.
         loop.call_later(state.switches.exit_after_s, os._exit, state.switches.exit_code)
+    if "LLAMA_SERVER_ROUTER_PORT" in os.environ:
+        threading.Thread(target=obey_router, args=(loop, end), daemon=True).start()
     server = await loop.create_server(Server(state).protocol, state.host, state.port, backlog=512)
     log("I", f"srv  llama_server: listening on http://{state.host}:{state.port}")
     log("I", f"srv    load_model: loading model '{state.model_path}'")
@@ -717,6 +729,9 @@ async def serve(state: State) -> int:
 
 def main() -> int:
     state = read_command_line(sys.argv[1:])
+    if "models_preset" in state.flags:
+        router = Path(__file__).with_name("fake_router.py")
+        os.execv(sys.executable, [sys.executable, "-I", "-S", str(router), *sys.argv[1:]])
     if "version" in state.flags:
         print("version: fake", file=sys.stderr)
         return 0
