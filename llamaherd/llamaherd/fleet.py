@@ -38,6 +38,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
     """What kind of trouble ended it (docs/faults.md)."""
     reason: str | None = None
+    waits_for: str | None = None
+    """What keeps its load from beginning, when that is memory."""
+    uses: dict[str, int] = {}
+    """Bytes of the node's memory by device, as last measured."""
     last_lines: list[str] = []
 
 

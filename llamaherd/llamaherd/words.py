@@ -240,7 +240,10 @@ def describe_troubles(models: Sequence[Model], *, with_node: bool) -> list[str]:
 
 def reason_of(model: Model) -> str:
     """Why it is not served, one sentence; empty when there is nothing to tell."""
-    return model.rejected or (model.instance.reason if model.instance else None) or ""
+    instance = model.instance
+    if instance is not None and instance.waits_for:
+        return f"waits for memory: {instance.waits_for}"
+    return model.rejected or (instance.reason if instance else None) or ""
 
 
 def render_line(line: StoredLine, *, clock: str) -> Text:

@@ -17,10 +17,12 @@ from llamaherd_shared.events.instance import (
     InstanceDraining,
     InstanceExited,
     InstanceFailed,
+    InstanceMeasured,
     InstanceProgressed,
     InstanceReady,
     InstanceStarted,
     InstanceStopping,
+    InstanceWaiting,
 )
 from llamaherd_shared.events.model import ModelBase, ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeBase, NodeJoined, NodeLeft
@@ -99,6 +101,10 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True, tag="instance"):
     """What kind of trouble that was (docs/faults.md); empty when none is known."""
     reason: str | None = None
     """Why it is where it is, when it did not go there as asked."""
+    waits_for: str | None = None
+    """What keeps its load from beginning, when that is memory."""
+    uses: dict[str, int] = {}
+    """Bytes of the node's memory by device (`ram`, `gpu0`, ...), as last measured."""
     last_lines: list[str] = []
 
 
@@ -242,6 +248,10 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
                 options=event.options,
                 restarts=event.restarts,
             )
+        case InstanceWaiting():
+            return msgspec.structs.replace(before, waits_for=event.reason)
+        case InstanceMeasured():
+            return msgspec.structs.replace(before, uses=event.uses)
         case InstanceProgressed() if before.state == "loading":
             return msgspec.structs.replace(before, stage=event.stage, ratio=event.ratio, ready_at_ns=event.ready_at_ns)
         case InstanceReady():
@@ -283,7 +293,9 @@ def _evolve_instance(before: InstanceState, event: InstanceBase) -> InstanceStat
 
 
 def _without_process(instance: InstanceState) -> InstanceState:
-    return msgspec.structs.replace(instance, pid=None, **_NOT_LOADING, restart_at_ns=None, slots=0, host="", port=0)
+    return msgspec.structs.replace(
+        instance, pid=None, **_NOT_LOADING, restart_at_ns=None, slots=0, host="", port=0, waits_for=None, uses={}
+    )
 
 
 def describe_exit(event: InstanceExited) -> str:

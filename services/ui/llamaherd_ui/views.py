@@ -45,6 +45,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What kind of trouble ended it, e.g. `out_of_memory` (docs/faults.md); empty when none is known."""
     reason: str | None
     """One sentence on why it is where it is; `null` when somebody wanted it there."""
+    waits_for: str | None
+    """What keeps its load from beginning, e.g. `a, which is at work`, when that is memory."""
+    uses: dict[str, int]
+    """Bytes of the node's memory by device (`ram`, `gpu0`, ...), as last measured."""
     last_lines: list[str]
 
 

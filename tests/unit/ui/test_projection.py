@@ -13,10 +13,12 @@ from llamaherd_shared.events.instance import (
     InstanceDraining,
     InstanceExited,
     InstanceFailed,
+    InstanceMeasured,
     InstanceProgressed,
     InstanceReady,
     InstanceStarted,
     InstanceStopping,
+    InstanceWaiting,
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
@@ -61,6 +63,7 @@ def instance(*history: Event) -> InstanceState:
     return found
 
 
+MEASURED = InstanceMeasured(**WHO, at_ns=31, uses={"ram": 5_000_000})
 HISTORIES: dict[str, tuple[tuple[Event, ...], str]] = {
     "spawned": ((STARTED,), "loading"),
     "loaded": ((STARTED, READY), "ready"),
@@ -69,6 +72,8 @@ HISTORIES: dict[str, tuple[tuple[Event, ...], str]] = {
     "unloaded": ((STARTED, READY, exited(exit_code=0, cause="unload")), "stopped"),
     "crashed": ((STARTED, READY, exited(signal="SIGKILL", cause="crash", restart_at_ns=60)), "backoff"),
     "given up": ((STARTED, InstanceFailed(**WHO, at_ns=60, reason="no memory")), "failed"),
+    "to be loaded": ((InstanceWaiting(**WHO, at_ns=5, reason="big, which is at work"),), "stopped"),
+    "measured": ((STARTED, READY, MEASURED), "ready"),
     "started again": ((STARTED, InstanceFailed(**WHO, at_ns=60, reason="x"), STARTED), "loading"),
 }
 
@@ -87,6 +92,16 @@ def test_history_folds_to_state(name: str) -> None:
     history, state = HISTORIES[name]
 
     assert instance(*history).state == state
+
+
+def test_what_a_load_waits_for_shows_until_it_begins_and_what_it_uses_until_it_ends() -> None:
+    waiting = InstanceWaiting(**WHO, at_ns=5, reason="big, which is at work")
+
+    assert instance(waiting).waits_for == "big, which is at work"
+    assert instance(waiting, STARTED).waits_for is None
+    assert instance(waiting, InstanceFailed(**WHO, at_ns=6, reason="no memory")).waits_for is None
+    assert instance(STARTED, READY, MEASURED).uses == {"ram": 5_000_000}
+    assert instance(STARTED, READY, MEASURED, exited(exit_code=0, cause="unload")).uses == {}
 
 
 def test_progress_shows_only_while_loading() -> None:
