@@ -29,6 +29,10 @@ export interface Instance {
   /** What kind of trouble ended it (docs/faults.md); empty when none is known. */
   fault: string;
   reason: string | null;
+  /** What keeps its load from beginning, when that is memory. */
+  waits_for: string | null;
+  /** Bytes of the node's memory by device, as last measured. */
+  uses: Record<string, number>;
   last_lines: string[];
 }
 
@@ -183,6 +187,8 @@ export type Fact =
     })
   | (InstanceFactBase & { type: "instance.progressed.v1"; stage: string; ratio: number; ready_at_ns?: number | null })
   | (InstanceFactBase & { type: "instance.ready.v1"; load_s: number; slots: number; context_tokens: number })
+  | (InstanceFactBase & { type: "instance.waiting.v1"; reason: string })
+  | (InstanceFactBase & { type: "instance.measured.v1"; uses: Record<string, number> })
   | (InstanceFactBase & { type: "instance.draining.v1"; cause: string })
   | (InstanceFactBase & { type: "instance.stopping.v1"; cause: string })
   | (InstanceFactBase & {

@@ -44,6 +44,16 @@ describe("an instance", () => {
     expect(after(found, started, going, ready).models[0]?.instance?.ready_at_ns).toBeNull();
   });
 
+  test("tells what its load waits for until it begins, and what it uses until it ends", () => {
+    const waiting: Fact = { type: "instance.waiting.v1", ...at, at_ns: 1, reason: "big, which is at work" };
+    const measured: Fact = { type: "instance.measured.v1", ...at, at_ns: 5, uses: { ram: 5_000_000 } };
+
+    expect(after(found, waiting).models[0]?.instance?.waits_for).toBe("big, which is at work");
+    expect(after(found, waiting, started).models[0]?.instance?.waits_for).toBeNull();
+    expect(after(found, started, ready, measured).models[0]?.instance?.uses).toEqual({ ram: 5_000_000 });
+    expect(after(found, started, ready, measured, unloaded).models[0]?.instance?.uses).toEqual({});
+  });
+
   test("tells why it is gone only when nobody asked", () => {
     expect(after(found, started, crashed).models[0]?.instance?.reason).toBe("llama-server was ended by SIGSEGV");
     expect(after(found, started, unloaded).models[0]?.instance?.reason).toBeNull();

@@ -95,6 +95,8 @@ const NEVER_RUN: Instance = {
   cause: "",
   fault: "",
   reason: null,
+  waits_for: null,
+  uses: {},
   last_lines: [],
 };
 
@@ -102,7 +104,7 @@ export function evolveInstance(before: Instance | null, fact: InstanceFact): Ins
   const old = before ?? { ...NEVER_RUN, index: fact.index ?? 0 };
   const loading = { stage: null, ratio: null, ready_at_ns: null };
   const to = (state: InstanceState): Instance => ({ ...old, ...loading, state, since_ns: fact.at_ns });
-  const withoutProcess = { pid: null, host: "", port: 0, slots: 0, restart_at_ns: null };
+  const withoutProcess = { pid: null, host: "", port: 0, slots: 0, restart_at_ns: null, waits_for: null, uses: {} };
   switch (fact.type) {
     case "instance.started.v1":
       return {
@@ -125,6 +127,10 @@ export function evolveInstance(before: Instance | null, fact: InstanceFact): Ins
         : old;
     case "instance.ready.v1":
       return { ...to("ready"), load_s: fact.load_s, slots: fact.slots, context_tokens: fact.context_tokens };
+    case "instance.waiting.v1":
+      return { ...old, waits_for: fact.reason };
+    case "instance.measured.v1":
+      return { ...old, uses: fact.uses };
     case "instance.draining.v1":
       return to("draining");
     case "instance.stopping.v1":
