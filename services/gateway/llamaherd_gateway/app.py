@@ -62,6 +62,7 @@ async def serve(
         bus,
         caught_up=follower.caught_up,
         load_timeout_s=settings.load_timeout_s,
+        wait_timeout_s=settings.queue_timeout_s,
         ask_timeout_s=settings.ask_timeout_s,
         by=gateway_id,
     )

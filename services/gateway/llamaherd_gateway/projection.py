@@ -19,6 +19,7 @@ from llamaherd_shared.events.instance import (
     InstanceReady,
     InstanceStarted,
     InstanceStopping,
+    InstanceWaiting,
 )
 from llamaherd_shared.events.model import ModelBase, ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeBase, NodeJoined
@@ -30,7 +31,7 @@ V = TypeVar("V")
 PULLS_KEPT: Final = 200
 """Downloads that clients may still ask about; the oldest are forgotten."""
 
-State = Literal["stopped", "loading", "ready", "draining", "stopping", "backoff", "failed"]
+State = Literal["stopped", "waiting", "loading", "ready", "draining", "stopping", "backoff", "failed"]
 InstanceKey = tuple[str, str, int]
 """(node, model, index)"""
 ModelKey = tuple[str, str]
@@ -81,6 +82,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """Of one slot; 0 until it is ready."""
     options: dict[str, Any] = {}
     """What its llama-server was told, by the names of `models` in llamaherd.yaml."""
+    awaits: str = ""
+    """What its load waits for, before it begins."""
     stage: str = ""
     """Of the load under way."""
     ratio: float = 0.0
@@ -283,6 +286,8 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "was_ready": False,
                 "restart_at_ns": None,
             }
+        case InstanceWaiting():
+            return {"state": "waiting", "awaits": event.reason, "restart_at_ns": None}
         case InstanceProgressed():
             return {"stage": event.stage, "ratio": event.ratio}
         case InstanceReady():

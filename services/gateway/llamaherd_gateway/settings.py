@@ -42,7 +42,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     queue_limit: Annotated[int, msgspec.Meta(ge=0)] = 512
     """Requests that may wait for one model's slots; one more is refused with 503."""
     queue_timeout_s: Seconds = 600.0
-    """How long a request waits for a slot."""
+    """How long a request waits for a slot, or for the memory that its model needs."""
     load_timeout_s: Seconds = 120.0
     """How long a request waits for a model to be loaded without any progress event."""
     ask_timeout_s: Seconds = 10.0

@@ -37,6 +37,7 @@ from llamaherd_supervisor.journal import Journal
 from llamaherd_supervisor.launching import Plan, differences, make_plan
 from llamaherd_supervisor.lifecycle import (
     ALIVE,
+    EVICTED,
     Drain,
     DrainBegan,
     Forget,
@@ -156,6 +157,8 @@ class Owner:
         self._wanted = wanted
         self._vitals = Vitals()
         self._process: Process | None = None
+        self._upstream: Upstream | None = None
+        """The server of the process, once it is attended to."""
         self._plan = plan
         """What runs was started with; `None` when nobody knows."""
         self._record: Record | None = None
@@ -208,7 +211,7 @@ class Owner:
 
     async def probe_use(self, *, timeout_s: float) -> Use | None:
         """What it works on; `None`: it does not say."""
-        return await self._upstream.probe_use(timeout_s=timeout_s)
+        return None if self._upstream is None else await self._upstream.probe_use(timeout_s=timeout_s)
 
     def wake(self) -> None:
         """Look again what to do; returns at once."""
@@ -336,6 +339,8 @@ class Owner:
                 self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
             case InstanceExited(cause="unload" | "shutdown" | "reload"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
+            case InstanceExited() if event.cause.startswith(EVICTED):
+                self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
             case InstanceExited(cause="reset"):
                 self._at.service.log.info("crashes forgotten", instance=name)
             case InstanceExited():
@@ -366,14 +371,14 @@ class Owner:
                     self._see(seen)
                 self._record, self._plan = record, record.plan
                 self._vitals = Vitals(watched_ns=time.time_ns())
-                if record.plan is not None:
-                    await self._at.memory.adopt(self, record.plan)
                 self._write_record(pid=running.pid, process_started_s=running.started_s)
                 self._at.service.log.info("llama-server adopted", instance=self._name, pid=running.pid)
                 tail = tail or self._log_files.open(record.generation)
                 adopted = Process.adopt(running, asked=self.instance.state is State.STOPPING)
                 self._attend(adopted, tail, host=record.host, port=record.port)
                 self._watch(self._count_slots())
+                if record.plan is not None:
+                    await self._at.memory.adopt(self, record.plan)
             case Gone():
                 lines = await tail.finish() if tail is not None else ()
                 self._see(self._exited(self.instance.generation, lines, lost=True))
@@ -610,7 +615,7 @@ class Owner:
 
     async def _count_slots(self) -> None:
         generation, upstream = self.instance.generation, self._upstream
-        while self.instance.state is State.DRAINING:
+        while upstream is not None and self.instance.state is State.DRAINING:
             busy = await upstream.probe_busy_slots(timeout_s=self._at.settings.probe_timeout_s)
             if busy is not None:
                 self.tell(SlotsCounted(generation, busy))

@@ -40,6 +40,8 @@ _LOOK_S: Final = 5.0
 """Between two looks otherwise."""
 _PROBE_S: Final = 1.0
 """Who does not say by then whether he works is taken to."""
+_IDLE_S: Final = 0.6
+"""Without work for so long it is idle: one with a single slot has a pause between any two of its requests."""
 _GROWN: Final = 1.1
 """Growth of what an instance uses that is worth a fact."""
 
@@ -249,9 +251,10 @@ class Memory:
         stay = self._stays.get(tenant.key)
         if stay is None:
             return
-        stay.busy = use is None or use.busy > 0
-        if stay.busy or (use is not None and use.newest != stay.newest):
-            stay.used_ns = time.time_ns()
+        now_ns = time.time_ns()
+        if use is None or use.busy or use.newest != stay.newest:
+            stay.used_ns = now_ns
+        stay.busy = now_ns - stay.used_ns < _IDLE_S * 1e9
         stay.newest = use.newest if use is not None else stay.newest
 
     def _note(self, reading: Reading) -> None:

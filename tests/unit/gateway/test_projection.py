@@ -4,7 +4,13 @@ from typing import Any
 
 from harness.instance_facts import NAMES, exited, fold, ready, started
 from llamaherd_gateway.projection import Instance, evolve
-from llamaherd_shared.events.instance import InstanceDraining, InstanceFailed, InstanceProgressed, InstanceStopping
+from llamaherd_shared.events.instance import (
+    InstanceDraining,
+    InstanceFailed,
+    InstanceProgressed,
+    InstanceStopping,
+    InstanceWaiting,
+)
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
 
 
@@ -18,6 +24,14 @@ def test_a_started_instance_is_loading_and_has_an_address() -> None:
     assert (instance.state, instance.host, instance.port, instance.generation) == ("loading", "127.0.0.1", 5001, 1)
     assert (instance.stage, instance.ratio, instance.sequence) == ("weights", 0.5, 2)
     assert not instance.was_ready
+
+
+def test_an_instance_may_wait_for_memory_before_it_starts() -> None:
+    waiting = InstanceWaiting(**NAMES, reason="m2, which is at work")
+
+    assert (fold_instance(waiting).state, fold_instance(waiting).awaits) == ("waiting", "m2, which is at work")
+    assert fold_instance(exited(restart_at_ns=5), waiting).restart_at_ns is None
+    assert fold_instance(waiting, started()).state == "loading"
 
 
 def test_a_ready_instance_forgets_how_the_spawn_before_it_ended() -> None:

@@ -368,7 +368,7 @@ class Relay:
             if same and now is not None and now.state == "ready":
                 continue
             del self._pools[key]
-            pool.retire(gone=not same or now is None or now.state in ("stopped", "backoff", "failed"))
+            pool.retire(gone=not same or now is None or now.state in ("stopped", "waiting", "backoff", "failed"))
 
     def close_idle(self) -> None:
         """On stop, after the last request. From now on the bus is given everything at once: it waits for its own."""

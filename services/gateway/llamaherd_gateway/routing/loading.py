@@ -16,7 +16,7 @@ from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.routing.table import pick_instance, pick_node
 from llamaherd_gateway.store import View
 from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
-from llamaherd_shared.errors import HerdError, Unavailable
+from llamaherd_shared.errors import HerdError, NoMemory, Unavailable
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.subjects import Subjects
 
@@ -78,16 +78,18 @@ class Loader:
         *,
         caught_up: asyncio.Event,
         load_timeout_s: float,
+        wait_timeout_s: float,
         ask_timeout_s: float,
         by: str,
     ) -> None:
-        """`by` names this gateway to supervisors."""
+        """`wait_timeout_s`: how long a load may wait for memory. `by` names this gateway to supervisors."""
         self._by = by
         self._asked: dict[str, str] = {}
         """Model -> node that was asked to load it, while it is not ready."""
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._view, self._bus, self._caught_up = view, bus, caught_up
         self._load_timeout_s, self._ask_timeout_s = load_timeout_s, ask_timeout_s
+        self._wait_timeout_s = wait_timeout_s
         self._loads: dict[Wish, asyncio.Task[Instance]] = {}
         self._waiting: Counter[Wish] = Counter()
 
@@ -119,13 +121,15 @@ class Loader:
         Raises `StillThere` when the news does not come.
         """
         deadline = time.monotonic() + EXIT_NOTICE_S
-        while any(ready == lost for ready in self._view.table.ready.get(lost.model, ())):
+        spawn = (lost.key, lost.generation)
+        while any((ready.key, ready.generation) == spawn for ready in self._view.table.ready.get(lost.model, ())):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StillThere(f"the llama-server {lost.name} closed the connection without an answer")
             await self._view.changed(left)
         now = self._view.fleet.instances.get(lost.key)
-        return now is not None and now.generation == lost.generation and now.cause not in _OWN_FAULT
+        # It may run again by now: then the last process that ended is the one before.
+        return now is not None and now.ended_generation == lost.generation and now.ended_by not in _OWN_FAULT
 
     async def unload(self, model: str, *, nodes: Collection[str] | None = None) -> None:
         """Unload it wherever it is loaded, or only on these nodes.
@@ -147,6 +151,8 @@ class Loader:
         for instance in self._view.fleet.instances.values():
             if instance.model == model and instance.state == "loading":
                 return f"loading {model}: {instance.ratio:.0%} ({instance.stage})"
+            if instance.model == model and instance.state == "waiting":
+                return f"{model} waits for memory: {instance.awaits}"
         return f"loading {model}"
 
     def _cancel(self, model: str) -> None:
@@ -193,8 +199,10 @@ class Loader:
                 accepted = await self._ask(node, wish)
                 asked_at = time.monotonic()
                 continue
-            if now - progress_at > self._load_timeout_s:
-                raise LoadFailed(_stuck_message(model, node, instance, self._load_timeout_s), retry_after_s=10)
+            waits = instance is not None and instance.state == "waiting"
+            timeout_s = self._wait_timeout_s if waits else self._load_timeout_s
+            if now - progress_at > timeout_s:
+                raise LoadFailed(_stuck_message(model, node, instance, timeout_s), retry_after_s=10)
             await self._view.changed(ASK_AGAIN_S)
 
     def _ready_for(self, wish: Wish, accepted: Accepted | None) -> tuple[Instance, ...]:
@@ -230,7 +238,7 @@ class Loader:
             try:
                 return await self._bus.request(subject, command, Accepted, timeout_s=min(5.0, max(left, 0.1)))
             except Unavailable as error:
-                if time.monotonic() + ASK_PAUSE_S >= deadline:
+                if isinstance(error, NoMemory) or time.monotonic() + ASK_PAUSE_S >= deadline:
                     text = f"the model {model!r} cannot be loaded: {error.message}"
                     raise LoadFailed(text, retry_after_s=5) from error
             await asyncio.sleep(ASK_PAUSE_S)
@@ -276,5 +284,7 @@ def _failure_message(instance: Instance, why: str) -> str:
 
 
 def _stuck_message(model: str, node: str, instance: Instance | None, timeout_s: float) -> str:
+    if instance is not None and instance.state == "waiting":
+        return f"the model {model!r} waited {timeout_s:g} s for memory on {node}: {instance.awaits}"
     where = f"{instance.state}, stage {instance.stage or '-'}, {instance.ratio:.0%}" if instance else "not started"
     return f"the model {model!r} made no progress towards ready on {node} for {timeout_s:g} s ({where})"

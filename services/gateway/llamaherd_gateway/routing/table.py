@@ -14,7 +14,9 @@ from llamaherd_shared.model_options import LoadOptions, satisfies
 NAMES_TOLD: Final = 20
 """How many known models an error names."""
 
-_LOAD_FIRST: Final = {"loading": 0, "backoff": 1, "stopping": 2, "draining": 3, "stopped": 4, "failed": 5}
+_LOAD_FIRST: Final = {
+    "loading": 0, "waiting": 1, "backoff": 1, "stopping": 2, "draining": 3, "stopped": 4, "failed": 5,
+}  # fmt: skip
 """Where a load is under way already, a second one elsewhere would be a waste."""
 
 
