@@ -93,6 +93,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """Of the last exit."""
     signal: str | None = None
     """That ended the last spawn."""
+    ended_by: str = ""
+    """The same, and still known when it runs again."""
+    ended_generation: int = 0
+    """Of the process that ended last."""
     exit_code: int | None = None
     fault: str = ""
     """What kind of trouble that was (docs/faults.md); empty when nobody knows."""
@@ -315,6 +319,8 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "signal": event.signal,
                 "exit_code": event.exit_code,
                 "fault": event.fault,
+                "ended_by": event.cause,
+                "ended_generation": instance.generation,
                 "reason": event.reason,
                 "last_lines": tuple(event.last_lines) or instance.last_lines,
                 "restart_at_ns": event.restart_at_ns,

@@ -79,3 +79,9 @@ def test_models_come_are_rejected_and_go() -> None:
 def test_facts_of_other_kinds_change_nothing() -> None:
     fleet = fold(started())
     assert evolve(fleet, object(), 9) == fleet
+
+
+def test_how_a_process_ended_is_known_when_the_next_one_is_ready_already() -> None:
+    instance = fold_instance(started(), ready(), exited(cause="unload"), started(2), ready())
+
+    assert (instance.cause, instance.ended_by, instance.ended_generation) == ("", "unload", 1)
