@@ -24,12 +24,14 @@ def write_random_gguf(
     layers: int = 2,
     width: int = 64,
     context_tokens: int = 512,
+    kv_heads: int | None = None,
     chat: bool = True,
     pooling: gguf.PoolingType | None = None,
 ) -> Path:
     """Write the model; about 0.4 MB with the default sizes. The same arguments give the same bytes."""
     random = np.random.default_rng(seed)
     heads, feed_forward = width // 16, width * 2
+    kv_width = width if kv_heads is None else kv_heads * 16
     tokens = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(256)), "\u2581".encode()]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     kinds += [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL]
@@ -42,7 +44,7 @@ def write_random_gguf(
     writer.add_block_count(layers)
     writer.add_feed_forward_length(feed_forward)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(heads)
+    writer.add_head_count_kv(kv_width // 16)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // heads)
     writer.add_vocab_size(len(tokens))
@@ -69,7 +71,7 @@ def write_random_gguf(
     for layer in range(layers):
         add_ones(f"blk.{layer}.attn_norm.weight")
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{layer}.{part}.weight", width, width)
+            add(f"blk.{layer}.{part}.weight", kv_width if part in ("attn_k", "attn_v") else width, width)
         add_ones(f"blk.{layer}.ffn_norm.weight")
         add(f"blk.{layer}.ffn_gate.weight", feed_forward, width)
         add(f"blk.{layer}.ffn_up.weight", feed_forward, width)
