@@ -93,6 +93,7 @@ _LINES_TOLD: Final = 20
 _LOG_BUSY_S: Final = 0.05
 _LOG_IDLE_S: Final = 0.2
 """Pauses between two looks at a log file."""
+_LATE_S: Final = 0.002
 _NOTE_S: Final = 5.0
 """Between two notes in the record of how far the log was read."""
 
@@ -555,7 +556,7 @@ class Owner:
                 if not lines and time.monotonic() >= next_note:
                     next_note = time.monotonic() + _NOTE_S
                     self._note_log(tail)
-                await asyncio.sleep(_LOG_BUSY_S if lines else _LOG_IDLE_S)
+                await _pause(_LOG_BUSY_S if lines else _LOG_IDLE_S)
 
     def _note_log(self, tail: Tail) -> None:
         if self._record is not None and self._record.log_bytes != tail.read_bytes:
@@ -620,3 +621,9 @@ class Owner:
             if busy is not None:
                 self.tell(SlotsCounted(generation, busy))
             await asyncio.sleep(_SLOTS_S)
+
+
+async def _pause(seconds: float) -> None:
+    """Until just behind a multiple of it: all who pause for the same time wake up together, not one by one."""
+    # Not at the multiple itself: the loop's clock has milliseconds, and may ring a little before it.
+    await asyncio.sleep(seconds - time.monotonic() % seconds + _LATE_S)

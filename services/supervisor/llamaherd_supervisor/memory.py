@@ -82,6 +82,8 @@ class _Stay(msgspec.Struct):
     used_ns: int = 0
     newest: int = -1
     """Task it worked on last."""
+    asked_s: float = 0.0
+    """When it was asked last, on the machine's monotonic clock: of many loads at once each leads to a look."""
     busy: bool = False
 
 
@@ -107,6 +109,8 @@ class Memory:
         """Of what waits or runs."""
         self._stays: dict[Key, _Stay] = {}
         self._changed = asyncio.Event()
+        self._reading: asyncio.Task[Reading] | None = None
+        """The last look at all devices, which may go on."""
 
     async def run(self, llama_server: str, environment: Mapping[str, str], learned: Mapping[str, Bytes]) -> None:
         """Book, for ever. `learned`: what was measured before, by plan."""
@@ -242,15 +246,22 @@ class Memory:
     # Measuring.
 
     async def _read(self) -> Reading:
+        """One look serves all who ask for it while it goes on: it takes longer the more instances there are."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._look_at_devices())
+        return await asyncio.shield(self._reading)
+
+    async def _look_at_devices(self) -> Reading:
         pids = {tenant.key: tenant.pid for tenant in self._running() if tenant.pid is not None}
         assumed = {tenant.key: self._ledger.estimate(tenant.key).needs for tenant in self._running() if tenant.is_ready}
         return await asyncio.to_thread(self._devices.read, pids, assumed)
 
     async def _probe(self, tenant: Tenant) -> None:
-        use = await tenant.probe_use(timeout_s=_PROBE_S)
         stay = self._stays.get(tenant.key)
-        if stay is None:
+        if stay is None or time.monotonic() < stay.asked_s + _BOOK_S:
             return
+        stay.asked_s = time.monotonic()
+        use = await tenant.probe_use(timeout_s=_PROBE_S)
         now_ns = time.time_ns()
         if use is None or use.busy or use.newest != stay.newest:
             stay.used_ns = now_ns

@@ -121,17 +121,16 @@ class Process:
             return 0
 
     def growth_bytes(self) -> tuple[int, int]:
-        """Memory that it and all that it has started occupy, and what they have read; 0 where nobody can tell."""
+        """Memory that its group occupies, and what that has read; 0 where nobody can tell."""
         resident_bytes = read_bytes = 0
-        with contextlib.suppress(psutil.Error):
-            leader = psutil.Process(self.pid)
-            for process in (leader, *leader.children(recursive=True)):
-                # macOS does not tell what a process has read.
-                with contextlib.suppress(psutil.Error, AttributeError):
-                    resident_bytes += process.memory_info().rss
-                    counts = process.io_counters()
-                    # Mapped files are only in the first, what the page cache had is only in the second.
-                    read_bytes += counts.read_bytes + counts.read_chars
+        for pid in _members(self.pid):
+            # macOS does not tell what a process has read.
+            with contextlib.suppress(psutil.Error, AttributeError):
+                process = psutil.Process(pid)
+                resident_bytes += process.memory_info().rss
+                counts = process.io_counters()
+                # Mapped files are only in the first, what the page cache had is only in the second.
+                read_bytes += counts.read_bytes + counts.read_chars
         return resident_bytes, read_bytes
 
 
@@ -223,11 +222,21 @@ def _has_group(group: int) -> bool:
         return False
     except PermissionError:
         pass
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError, psutil.Error):
-            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    for pid in _members(group):
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 return True
     return False
+
+
+def _members(group: int) -> list[int]:
+    """Processes of this group. Whose child a process is would take reading a file for every one of the machine."""
+    members = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == group:
+                members.append(pid)
+    return members
 
 
 def free_port(host: str) -> int:
@@ -240,10 +249,8 @@ def free_port(host: str) -> int:
 def count_oom_kills() -> int:
     """Processes that the kernel has killed for want of memory since it started; 0 where it does not tell."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
+        _, found, rest = Path("/proc/vmstat").read_bytes().partition(b"\noom_kill ")
+        return int(rest.partition(b"\n")[0]) if found else 0
     return 0
 
 
