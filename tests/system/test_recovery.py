@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from harness.deadline import wait_until
-from harness.herd import Herd
+from harness.first_token import bare_s, first_token_s
+from harness.herd import Herd, llama_server_or_none
 
 WHOLE_S = 5.0
 PARTS = ["gateway", "supervisor", "metrics", "logs", "ui", "nats-server"]
@@ -89,6 +90,20 @@ def test_a_killed_llama_server_is_replaced_and_the_next_request_is_answered(own_
     assert exited[-1]["cause"] == "crash"
     assert exited[-1]["signal"] == "SIGKILL"
     assert exited[-1]["last_lines"]
+
+
+def test_a_crash_takes_at_most_a_second_more_than_the_start_of_a_bare_llama_server(own_herd: Herd) -> None:
+    assert own_herd.chat("cria", "hello", max_tokens=2).status_code == 200
+    llama_server = llama_server_or_none()
+    assert llama_server is not None
+    bare = max(bare_s(llama_server) for _ in range(2))
+    (crashing,) = own_herd.llama_servers()
+
+    began = time.perf_counter()
+    crashing.kill()
+    took = first_token_s(own_herd.gateway_url, began)
+
+    assert took <= bare + 1.0, f"{took:.2f} s, bare {bare:.2f} s"
 
 
 def test_ctrl_c_leaves_no_process_behind(own_herd: Herd) -> None:
