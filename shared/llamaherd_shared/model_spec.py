@@ -84,7 +84,7 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     ttl_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Unloaded after so long without a request, unless a client said otherwise (`keep_alive`). Unset: it stays."""
     pin: bool = False
-    """Never unloaded for being idle, whatever clients say; only by `unload`."""
+    """Never unloaded for being idle, whatever clients say, nor to make room; only by `unload`."""
     priority: int = 0
     """Where memory is short, what has less is unloaded first; and of two loads that wait, this one's turn is first."""
     group: str = ""

@@ -211,6 +211,9 @@ class Supervisor:
                 llama_server=self.at.llama_server,
             ),
         )
+        for model, entry in self.at.offers.models.entries.items():
+            if (group := entry.get("group")) and group not in self.settings.groups:
+                self.service.log.warning("a group has no rules (`supervisor.groups`)", model=model, group=group)
         self._record_lost_pulls()
         await self._settle_leftovers()
 
