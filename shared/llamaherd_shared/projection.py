@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from llamaherd_shared.bus import Bus, Recorded, StreamHead
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import Undecodable, UnknownEvent
 from llamaherd_shared.fold import find_gap
+from llamaherd_shared.log import structlog
 
 RETRY_S: Final = 1.0
 """Pause before trying again when the disk is full or the bus is away."""

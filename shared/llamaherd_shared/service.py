@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
-import structlog
 import uvloop
 
 from llamaherd_shared import __version__
 from llamaherd_shared.bus import Bus, BusClosed
 from llamaherd_shared.errors import HerdError
 from llamaherd_shared.events.presence import BEAT_S, TTL_S, Presence
+from llamaherd_shared.log import structlog
 from llamaherd_shared.loop_watch import watch_loop
 from llamaherd_shared.projection import Projection
 from llamaherd_shared.settings import CommonSettings, SettingsError

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from llamaherd_shared.events.line import MAX_BYTES, MAX_LINES, Level, Line, LinePack, encode_lines
+from llamaherd_shared.log import structlog
 from llamaherd_shared.settings import SettingsError
 from llamaherd_shared.trace import trace_id_of, traceparent
 

@@ -97,6 +97,8 @@ def check_imports(package: str, path: Path) -> None:
             assert name.split(".")[1] == "settings", f"{path}: the launcher may read settings, not {name}"
         if package == "llamaherd_shared":
             assert top not in FOLDERS or top == package, f"{path}: shared imports no service"
+        if top == "structlog":
+            assert path.name == "log.py", f"{path}: import structlog from llamaherd_shared.log"
         if top == "nats":
             assert package == "llamaherd_shared", f"{path}: only the bus speaks to nats"
             assert path.parent.name == "bus", f"{path}: only the bus speaks to nats"

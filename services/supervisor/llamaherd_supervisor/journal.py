@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 from typing import Final
 
-import structlog
-
 from llamaherd_shared.bus import Bus, PublishRefused
 from llamaherd_shared.errors import Conflict, HerdError, Unavailable
 from llamaherd_shared.events import Event
+from llamaherd_shared.log import structlog
 from llamaherd_shared.service import new_id
 
 _SETTLE_S: Final = 1.0

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 from litestar import Request, Response, get
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
@@ -14,6 +13,7 @@ from litestar.exceptions import NotFoundException as RouteNotFound
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamaherd_shared.errors import HerdError, NotFound, Unavailable, http_status
+from llamaherd_shared.log import structlog
 from llamaherd_ui.edge import HEADERS, find_refusal
 from llamaherd_ui.settings import UiSettings
 from llamaherd_ui.views import ErrorBody, render_error

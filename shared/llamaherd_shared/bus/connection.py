@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 import nats
 import nats.errors
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -25,6 +24,7 @@ from llamaherd_shared.bus.recorded import Recorded
 from llamaherd_shared.bus.requests import TRACEPARENT
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import Event, encode_event
+from llamaherd_shared.log import structlog
 from llamaherd_shared.streams import EVENTS, PRESENCE, STREAMS, Stream, stream_name
 from llamaherd_shared.subjects import Subjects
 from llamaherd_shared.trace import traceparent

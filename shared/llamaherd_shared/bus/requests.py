@@ -10,13 +10,13 @@ from typing import Final, TypeVar
 
 import msgspec
 import nats.errors
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from llamaherd_shared.bus import wire
 from llamaherd_shared.errors import KINDS, HerdError, Rejected, Unavailable
+from llamaherd_shared.log import structlog
 from llamaherd_shared.trace import traceparent
 
 R = TypeVar("R", bound=msgspec.Struct)
