@@ -91,6 +91,8 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """One of `supervisor.groups`: whose rules about other models hold for it."""
     preload: bool = False
     """Loaded when the supervisor starts."""
+    router: bool = False
+    """Served by the node's router, one llama-server for several models, unless it has `args`, `env` or a `command`."""
     client_options: bool = True
     """Whether clients may ask for other options when it is loaded (Ollama's `num_ctx`, LM Studio's load)."""
 

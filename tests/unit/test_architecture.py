@@ -47,6 +47,7 @@ SHELL_PATHS = {
     "llamaherd_supervisor/pulls/fetch.py",
     "llamaherd_supervisor/pulls/hub.py",
     "llamaherd_supervisor/pulls/part_file.py",
+    "llamaherd_supervisor/router/log.py",
 }
 
 IO = {

@@ -36,11 +36,12 @@ from llamaherd_shared.projection import Applied, Follower, Source
 from llamaherd_shared.service import Service
 from llamaherd_shared.streams import EVENTS
 from llamaherd_shared.tasks import end
+from llamaherd_shared.upstream_key import ROUTER
 from llamaherd_supervisor import reconcile, store
 from llamaherd_supervisor.adoption import Adopt, Left
 from llamaherd_supervisor.files import FileCommands
 from llamaherd_supervisor.folder import Folder
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.leftovers import Leftovers
 from llamaherd_supervisor.lifecycle import Instance, Wanted
@@ -51,6 +52,8 @@ from llamaherd_supervisor.program import Program
 from llamaherd_supervisor.projection import Known
 from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.reloading import Reloading
+from llamaherd_supervisor.router.app import Router
+from llamaherd_supervisor.router.handlers import RoutedOwner
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
 
 _WHOIS_S = 1.0
@@ -113,8 +116,8 @@ class Supervisor:
         self.subjects = service.bus.subjects
         self.journal = Journal(service.bus, node=self.node)
         self.models: dict[str, ModelEvent] = {}
-        self.owners: dict[tuple[str, int], Owner] = {}
-        self._tasks: dict[Owner, asyncio.Task[None]] = {}
+        self.owners: dict[tuple[str, int], RoutedOwner] = {}
+        self._tasks: dict[RoutedOwner, asyncio.Task[None]] = {}
         self._known = Known()
         self._joined = False
         self._preloaded: set[str] = set()
@@ -130,6 +133,7 @@ class Supervisor:
             offers=Offers(said, settings.models_dir),
             memory=self.memory,
         )
+        self.router = Router(self.at, self._owner_of)
         self.commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
         self.folder = Folder(self.at, self.models, surveyed=self._preload)
         self.reloading = Reloading(self.at, self.folder, self.owners, configuration)
@@ -184,6 +188,7 @@ class Supervisor:
         finally:
             await self.pulls.close()
             await end(caught_up, *background, *self._tasks.values())
+            await self.router.close()
             projection.close()
 
     def _heed_successor(self, applied: Applied) -> None:
@@ -220,6 +225,8 @@ class Supervisor:
     async def _settle_leftovers(self) -> None:
         """Adopt what the supervisor before us ran, tell what has ended meanwhile, end what belongs to nobody."""
         left, orphans = await self._leftovers.find(self._known)
+        router = next((each for each in left if each.instance.model == ROUTER), None)
+        left = [each for each in left if each is not router]
         for each in left:
             if isinstance(each.found, Adopt):
                 self._own_left(each)
@@ -229,6 +236,7 @@ class Supervisor:
         for each in left:
             if not isinstance(each.found, Adopt):
                 self._own_left(each)
+        self.router.start(router, [each.instance.model for each in left])
         self._joined = True
         self._preload()
         # The configuration may have changed since what was adopted was started.
@@ -248,15 +256,15 @@ class Supervisor:
                 ),
             )
 
-    def _own(self, instance: Instance, wanted: Wanted, left: Left | None = None) -> Owner:
+    def _own(self, instance: Instance, wanted: Wanted, left: Left | None = None) -> RoutedOwner:
         adopted = left.found if left is not None else None
         plan = adopted.record.plan if isinstance(adopted, Adopt) else None
-        owner = Owner(instance, self.at, wanted, plan)
+        owner = RoutedOwner(instance, self.at, wanted, self.router, plan)
         self.owners[(instance.model, instance.index)] = owner
         self._tasks[owner] = asyncio.create_task(owner.run(left))
         return owner
 
-    def _owner_of(self, model: str) -> Owner:
+    def _owner_of(self, model: str) -> RoutedOwner:
         return self.owners.get((model, 0)) or self._own(Instance(node=self.node, model=model), _UNWANTED)
 
     async def _serve(self) -> list[Served]:
@@ -318,6 +326,7 @@ class Supervisor:
             _, late = await asyncio.wait(waiting, timeout=timeout_s)
             for task in late:
                 task.cancel()
+        await self.router.stop(limits.stop_timeout_s + _STOP_MARGIN_S)
         await self._leftovers.end_all()
         draining.cancel()
         self.journal.record(

@@ -1,6 +1,7 @@
 """How much memory instances may have on each device of a node, and how much of it they have. Pure.
 
 A device is RAM (`ram`) or one GPU (`gpu0`, ...). `Bytes` maps devices to bytes; a device that is not there has none.
+The node's router counts as one more device: it has places, and each of its models takes one.
 """
 
 import re
@@ -12,6 +13,8 @@ import msgspec
 Bytes = Mapping[str, int]
 
 RAM: Final = "ram"
+PLACES: Final = "router"
+"""The device whose "bytes" are places in the router."""
 GIB: Final = 2**30
 _LEFT_SHARE: Final = 0.1
 _MOST_LEFT: Final = {RAM: 8 * GIB}
@@ -124,6 +127,13 @@ def render_bytes(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def render_amount(count: int, device: str) -> str:
+    """`13.4 GiB`; of the router `2 places`."""
+    return render_bytes(count) if device != PLACES else f"{count} {'place' if count == 1 else 'places'}"
+
+
 def render_device(name: str) -> str:
-    """`RAM`, `GPU 0`."""
+    """`RAM`, `GPU 0`, `the router`."""
+    if name == PLACES:
+        return "the router"
     return "RAM" if name == RAM else f"GPU {name.removeprefix('gpu')}"

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_shared.model_options import ModelOptions
-from llamaherd_supervisor.budget import RAM, Bytes, add, lacking, render_bytes, render_device
+from llamaherd_supervisor.budget import PLACES, RAM, Bytes, add, lacking, render_amount, render_device
 from llamaherd_supervisor.shape import Shape
 
 LEAST_CONTEXT_TOKENS: Final = 4096
@@ -67,7 +67,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     def render(self, device: str) -> str:
         """The sum in words: `model 4.1 GiB + KV 512 MiB (4 x 8192 tokens, f16) + compute 300 MiB`."""
         terms = [
-            f"{part.what} {render_bytes(part.takes[device])}" + (f" ({part.detail})" if part.detail else "")
+            f"{part.what} {render_amount(part.takes[device], device)}" + (f" ({part.detail})" if part.detail else "")
             for part in self.parts
             if part.takes.get(device)
         ]
@@ -92,6 +92,10 @@ class Extra(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NOTHING: Final = Extra()
+
+
+IN_ROUTER: Final = Part("itself", {PLACES: 1})
+"""What a model of the router needs besides memory."""
 
 
 def measured(uses: Bytes) -> Estimate:
@@ -147,8 +151,8 @@ def render_need(model: str, found: Estimate, free: Bytes) -> str:
     """`m needs 5.0 GiB of RAM (model 4.1 GiB + ...), and 3.0 GiB are free`, for each device that has too little."""
     missing = lacking(found.needs, free) or found.needs
     sentences = [
-        f"{render_bytes(found.needs[device])} of {render_device(device)} ({found.render(device)}),"
-        f" and {render_bytes(max(0, free.get(device, 0)))} are free"
+        f"{render_amount(found.needs[device], device)} of {render_device(device)} ({found.render(device)}),"
+        f" and {render_amount(max(0, free.get(device, 0)), device)} are free"
         for device in missing
     ]
     return f"{model} needs " + "; ".join(sentences)

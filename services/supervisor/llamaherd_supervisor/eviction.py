@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from llamaherd_supervisor.budget import Bytes, add, lacking, render_bytes, render_device, subtract
+from llamaherd_supervisor.budget import Bytes, add, lacking, render_amount, render_device, subtract
 from llamaherd_supervisor.estimate import Estimate, render_need
 
 Key = tuple[str, int]
@@ -245,13 +245,14 @@ class _Queue:
         """The arithmetic: what it needs, what is free, who has the rest."""
         devices = lacking(wish.estimate.needs, free) or wish.estimate.needs
         kept = [f"{model} has {_render(holds, devices)}" for model, holds in stuck.items() if _render(holds, devices)]
-        of = " and ".join(f"{render_bytes(self._limits.get(each, 0))} of {render_device(each)}" for each in devices)
+        limits = [(self._limits.get(each, 0), each) for each in devices]
+        of = " and ".join(f"{render_amount(limit, each)} of {render_device(each)}" for limit, each in limits)
         text = f"{render_need(wish.model, wish.estimate, free)} of the {of} that models may have"
         return text + (f" ({', '.join(kept)}, and may not be unloaded for it)" if kept else "")
 
 
 def _render(holds: Bytes, devices: Iterable[str]) -> str:
-    return " and ".join(render_bytes(holds[device]) for device in devices if holds.get(device))
+    return " and ".join(render_amount(holds[device], device) for device in devices if holds.get(device))
 
 
 def choose_victims(candidates: Iterable[Resident], missing: Bytes) -> list[Resident] | None:

@@ -77,7 +77,7 @@ from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Ports, Process, 
 from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.settings import SupervisorSettings, read_reference
 from llamaherd_supervisor.store import check_files
-from llamaherd_supervisor.tail import Tail
+from llamaherd_supervisor.tail import LineSource, Tail
 from llamaherd_supervisor.upstream import OtherServer, Upstream, Use, props_of
 
 HOST: Final = "127.0.0.1"
@@ -409,7 +409,7 @@ class Owner:
             check_files(model, plan)
             port = self._at.ports.take()
             launch = Launch(program=self._at.llama_server, model=model, plan=plan, host=HOST, port=port)
-            key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
+            key = self._key(generation)
             mark = render_mark(
                 str(self._at.data_dir), node=self._at.node, model=model, index=index, generation=generation
             )
@@ -461,11 +461,16 @@ class Owner:
             for name, value in self._at.offers.spec(model).env.items()
         }
 
-    def _attend(self, process: Process, tail: Tail, *, host: str, port: int) -> None:
+    def _key(self, generation: int) -> str:
+        """Of a spawn, for what we ask it."""
+        model, index = self.instance.model, self.instance.index
+        return upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
+
+    def _attend(self, process: Process, tail: LineSource, *, host: str, port: int) -> None:
         """Watch a process from now on."""
-        model, index, generation = self.instance.model, self.instance.index, self.instance.generation
+        model, generation = self.instance.model, self.instance.generation
         found = self._at.models.get(model)
-        key = upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
+        key = self._key(generation)
         self._process = process
         self._oom_kills = count_oom_kills()
         self._progress = LoadProgress(self.instance.stage, self.instance.ratio)
@@ -508,7 +513,7 @@ class Owner:
             self._at.service.log.error("a llama-server cannot be killed", instance=self._name, pid=killed.pid)
 
     async def _await_exit(
-        self, process: Process, tail: Tail, generation: int, others: tuple["asyncio.Task[None]", ...]
+        self, process: Process, tail: LineSource, generation: int, others: tuple["asyncio.Task[None]", ...]
     ) -> None:
         exit_code, signal = await process.wait()
         await end(*others)
@@ -540,7 +545,7 @@ class Owner:
             lost=lost,
         )
 
-    async def _follow_log(self, process: Process, tail: Tail, generation: int, file_bytes: int) -> None:
+    async def _follow_log(self, process: Process, tail: LineSource, generation: int, file_bytes: int) -> None:
         next_progress = next_note = 0.0
         while True:
             lines = tail.read()
@@ -558,7 +563,7 @@ class Owner:
                     self._note_log(tail)
                 await _pause(_LOG_BUSY_S if lines else _LOG_IDLE_S)
 
-    def _note_log(self, tail: Tail) -> None:
+    def _note_log(self, tail: LineSource) -> None:
         if self._record is not None and self._record.log_bytes != tail.read_bytes:
             self._write_record(log_bytes=tail.read_bytes)
 

@@ -37,9 +37,7 @@ class InstanceLog:
         What stands in older files and is not on the bus is told first. When neither bus nor record know how far
         the lines were read, only new ones are.
         """
-        last = await self._last_pack()
-        if last is not None:
-            self._lines.resume(last)
+        last = await self.resume()
         newest = max(generation, record.generation if record is not None else 0)
         first, place = find_place(last, record, newest=newest) or (newest, None)
         tail = None
@@ -50,6 +48,17 @@ class InstanceLog:
                     await tail.finish()
                 tail = self._tail(path, number, place if number == first else 0)
         return tail
+
+    async def resume(self) -> LinePack | None:
+        """Number the lines as those of before; returns the last pack of them that is on the bus."""
+        last = await self._last_pack()
+        if last is not None:
+            self._lines.resume(last)
+        return last
+
+    def offer(self, line: Line, *, generation: int, read_bytes: int) -> None:
+        """Tell a line that stands in another file (`LinePack.generation`)."""
+        self._lines.offer(line, generation=generation, read_bytes=read_bytes)
 
     def flush(self) -> None:
         self._lines.flush()

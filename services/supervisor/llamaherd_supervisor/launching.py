@@ -31,6 +31,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str = ""
     env: dict[str, str] = {}
     """Variable -> keyed digest of what was written for it, by which a change is seen. Values are nowhere."""
+    router: bool = False
+    """Whether the node's router is to serve it, if it can."""
 
     @property
     def files(self) -> dict[str, str]:
@@ -59,6 +61,7 @@ def make_plan(spec: ModelSpec, found: ModelFound, asked: LoadOptions, *, models_
         args=spec.args,
         architecture=found.architecture,
         env=env,
+        router=spec.router,
     )
 
 
@@ -84,7 +87,7 @@ def _told(plan: Plan) -> dict[str, Any]:
     said: dict[str, Any] = {"path": plan.path, **plan.options.said}
     if plan.command:
         said |= {"command": plan.command, "health_path": plan.health_path}
-    return said | ({"args": plan.args} if plan.args else {})
+    return said | ({"args": plan.args} if plan.args else {}) | ({"router": True} if plan.router else {})
 
 
 def _spell(value: Any) -> str:

@@ -191,6 +191,7 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     options: Mapping[str, Any] = {}
     """What llama-server was told (`InstanceStarted.options`)."""
+    router_generation: int = 0
     generation: int | None = None
     """Of a process that an earlier supervisor spawned and had no time to tell of; `None`: the next one."""
 
@@ -391,6 +392,7 @@ def _observe_one(instance: Instance, seen: Observation, *, limits: Limits, now_n
                 restarts=crashed if instance.state is State.BACKOFF else 0,
                 path=seen.path,
                 options=dict(seen.options),
+                router_generation=seen.router_generation,
             )
         case SpawnFailed(reason=reason):
             return InstanceFailed(

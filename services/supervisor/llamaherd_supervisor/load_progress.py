@@ -43,6 +43,11 @@ def read_memory(progress: LoadProgress, *, resident_bytes: int, file_bytes: int)
     """Advance by how much of the file is in the process's memory."""
     if progress.stage not in {"metadata", "weights"} or file_bytes <= 0:
         return progress
-    share = min(1.0, resident_bytes / file_bytes)
+    return read_share(progress, resident_bytes / file_bytes)
+
+
+def read_share(progress: LoadProgress, share: float) -> LoadProgress:
+    """Advance by the share of the weights that is loaded, as far as somebody can tell."""
+    share = min(1.0, share)
     ratio = round(_WEIGHTS_FROM + share * (_WEIGHTS_TO - _WEIGHTS_FROM), 2)
     return LoadProgress("weights", ratio) if ratio > progress.ratio else progress

@@ -14,7 +14,16 @@ import msgspec
 from llamaherd_shared.errors import NoMemory
 from llamaherd_shared.model_spec import ModelSpec
 from llamaherd_shared.service import Service
-from llamaherd_supervisor.budget import Bytes, make_budget, render_bytes, render_device, subtract, within_reach
+from llamaherd_supervisor.budget import (
+    PLACES,
+    Bytes,
+    add,
+    make_budget,
+    render_bytes,
+    render_device,
+    subtract,
+    within_reach,
+)
 from llamaherd_supervisor.devices import Devices, Reading
 from llamaherd_supervisor.estimate import Estimate, Place, measured
 from llamaherd_supervisor.eviction import Await, Evict, Grant, Key, Refuse, Wish
@@ -30,7 +39,8 @@ from llamaherd_supervisor.lifecycle import (
     Observation,
     Wanted,
 )
-from llamaherd_supervisor.needs import Need, Needs
+from llamaherd_supervisor.needs import Need, Needs, in_router
+from llamaherd_supervisor.router.preset import find_obstacle
 from llamaherd_supervisor.settings import SupervisorSettings
 from llamaherd_supervisor.upstream import Use
 
@@ -224,13 +234,18 @@ class Memory:
             ready=tenant.is_ready and not tenant.is_leaving,
             leaving=tenant.is_leaving,
             busy=stay is not None and stay.busy,
-            uses=dict(stay.peak) if stay is not None else reading.uses.get(tenant.key, {}),
+            uses=self._uses(tenant.key, stay.peak if stay is not None else reading.uses.get(tenant.key, {})),
             pinned=spec.pin,
             priority=spec.priority,
             group=spec.group,
             ready_ns=since_ns,
             used_ns=max(since_ns, stay.used_ns) if stay is not None else since_ns,
         )
+
+    def _uses(self, key: Key, seen: Bytes) -> Bytes:
+        """What was measured, and what cannot be."""
+        need = self._needs.get(key)
+        return add(seen, *(part.takes for part in need.places)) if need is not None and seen else seen
 
     def _wish(self, key: Key, found: Estimate, *, asked_ns: int, may_evict: bool) -> Wish:
         spec = self._spec(key[0])
@@ -289,7 +304,8 @@ class Memory:
         if need is None:
             return
         needs = self._needs_of.learn(need, first=stay.first, peak=stay.peak)
-        self._ledger.promise(tenant.key, msgspec.structs.replace(need.estimate, parts=measured(needs).parts))
+        parts = (*measured(needs).parts, *need.places)
+        self._ledger.promise(tenant.key, msgspec.structs.replace(need.estimate, parts=parts))
         tenant.tell(
             MemoryMeasured(
                 generation=stay.generation,
@@ -306,7 +322,8 @@ class Memory:
         return make_budget(reading.devices, self._settings.memory_budget, self._settings.vram_budget)
 
     def _limits(self, reading: Reading) -> dict[str, int]:
-        return within_reach(self._budget(reading), reading.devices)
+        places = {PLACES: self._settings.router_max_models}
+        return within_reach(self._budget(reading), reading.devices) | (places if places[PLACES] else {})
 
     async def _need(self, key: Key, plan: Plan) -> Need:
         """With all the room there would be if everything that may be unloaded was."""
@@ -315,7 +332,9 @@ class Memory:
         residents = self._ledger.residents(self._standings(reading))
         pinned = [each.holds for each in residents if each.pinned and each.key != key]
         room = subtract(self._limits(reading), *pinned)
-        return await self._needs_of.find(plan, Place(room=room, gpus=self._gpus_for(key[0])))
+        need = await self._needs_of.find(plan, Place(room=room, gpus=self._gpus_for(key[0])))
+        takes_place = plan.router and self._settings.router_max_models and not find_obstacle(key[0], plan)
+        return in_router(need) if takes_place else need
 
     def _gpus_for(self, model: str) -> tuple[str, ...]:
         """Those that its process will see."""

@@ -7,7 +7,18 @@ import msgspec
 
 from llamaherd_supervisor import store
 from llamaherd_supervisor.budget import Bytes
-from llamaherd_supervisor.estimate import Estimate, Extra, Place, estimate, learn, measured, of_command, plan_digest
+from llamaherd_supervisor.estimate import (
+    IN_ROUTER,
+    Estimate,
+    Extra,
+    Part,
+    Place,
+    estimate,
+    learn,
+    measured,
+    of_command,
+    plan_digest,
+)
 from llamaherd_supervisor.gguf_file import UnreadableGguf
 from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.shape import Shape
@@ -21,6 +32,14 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     formula: Estimate
     plan: str
     """`plan_digest` of all that this is true for."""
+    places: tuple[Part, ...] = ()
+    """What it needs besides memory, `estimate` included."""
+
+
+def in_router(need: Need) -> Need:
+    """The same load where the router serves it."""
+    found = msgspec.structs.replace(need.estimate, parts=(*need.estimate.parts, IN_ROUTER))
+    return msgspec.structs.replace(need, estimate=found, places=(IN_ROUTER,))
 
 
 class Needs:

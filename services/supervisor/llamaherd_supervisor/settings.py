@@ -9,6 +9,7 @@ import msgspec
 import platformdirs
 
 from llamaherd_shared.errors import Rejected
+from llamaherd_shared.model_options import OWNED
 from llamaherd_supervisor.budget import parse_size
 from llamaherd_supervisor.eviction import Group, Rules
 from llamaherd_supervisor.lifecycle import Limits
@@ -26,6 +27,11 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How often the models folder is looked at."""
     llama_server: Path | None = None
     """The llama-server program; unset: the one on PATH."""
+    router_max_models: Annotated[int, msgspec.Meta(ge=0)] = 4
+    """Models in the router (`router` in `models`) at once; one more takes the place of the one idle for longest. 0: any
+    number."""
+    router_args: list[str] = []
+    """Further words for the router's command line, which hold for all its models, e.g. `["--threads", "8"]`."""
     stop_timeout_s: Seconds = 10.0
     """From SIGTERM to SIGKILL."""
     drain_timeout_s: Seconds = 30.0
@@ -87,6 +93,9 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
                     parse_size(size)
                 except ValueError as error:
                     raise ValueError(f"{error} (`{name}`)") from None
+        for word in self.router_args:
+            if (flag := word.partition("=")[0]) in OWNED:
+                raise ValueError(f"`{flag}` is the supervisor's to decide: leave it out (`router_args`)")
 
     def limits(self) -> Limits:
         """The part that decisions need."""

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from llamaherd_shared.events.line import Level, Line
 from llamaherd_supervisor.levels import level_of_line
@@ -25,6 +25,20 @@ LAST_LINES: Final = 200
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 """`FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE` (fallocate(2))."""
+
+
+class LineSource(Protocol):
+    """Where the lines of a process come from."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Where in its file the last line that was passed on ends; 0 when that is not for its owner to know."""
+
+    def read(self) -> list[str]:
+        """The lines that have come since the last look."""
+
+    async def finish(self) -> tuple[str, ...]:
+        """Take everything that is left; returns the newest lines, oldest first."""
 
 
 class Tail:

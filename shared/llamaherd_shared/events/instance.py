@@ -33,6 +33,8 @@ class InstanceStarted(InstanceBase, frozen=True, kw_only=True, tag="instance.sta
     """The model file that is being loaded."""
     options: dict[str, Any] = {}
     """What llama-server was told, by the names of `models` in llamaherd.yaml; the rest it decides itself."""
+    router_generation: int = 0
+    """Of the node's router, when that serves it: host, port and API key are the router's. 0: it serves itself."""
 
 
 class InstanceProgressed(InstanceBase, frozen=True, kw_only=True, tag="instance.progressed.v1"):

@@ -35,7 +35,8 @@ class LinePack(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     """Lines given up before this pack because the bus was away too long."""
     generation: int = 0
-    """Of an instance: the spawn in whose log file the last line stands; 0 for lines from no file."""
+    """Of an instance: the spawn in whose log file the last line stands, below 0 that of the router; 0 for lines from no
+    file."""
     read_bytes: int = 0
     """Where in that file the last line ends: there whoever comes after a killed reader goes on."""
     lines: list[Line]
