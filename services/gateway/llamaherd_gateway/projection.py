@@ -77,6 +77,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     generation: int = 0
     """Counts the spawns; part of the API key."""
+    router_generation: int = 0
+    """Of the router that serves it; 0: it serves itself."""
     slots: int = 0
     context_tokens: int = 0
     """Of one slot; 0 until it is ready."""
@@ -91,12 +93,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this spawn has ever been ready: an exit before that is a failed load."""
     cause: str = ""
     """Of the last exit."""
-    signal: str | None = None
-    """That ended the last spawn."""
     ended_by: str = ""
     """The same, and still known when it runs again."""
     ended_generation: int = 0
     """Of the process that ended last."""
+    signal: str | None = None
+    """That ended the last spawn."""
     exit_code: int | None = None
     fault: str = ""
     """What kind of trouble that was (docs/faults.md); empty when nobody knows."""
@@ -282,6 +284,7 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
                 "host": event.host,
                 "port": event.port,
                 "generation": event.generation,
+                "router_generation": event.router_generation,
                 "slots": 0,
                 "context_tokens": 0,
                 "options": event.options,
@@ -316,11 +319,11 @@ def _changes(instance: Instance, event: InstanceBase) -> dict[str, Any]:
             return {
                 "state": "stopped" if event.restart_at_ns is None else "backoff",
                 "cause": event.cause,
+                "ended_by": event.cause,
+                "ended_generation": instance.generation,
                 "signal": event.signal,
                 "exit_code": event.exit_code,
                 "fault": event.fault,
-                "ended_by": event.cause,
-                "ended_generation": instance.generation,
                 "reason": event.reason,
                 "last_lines": tuple(event.last_lines) or instance.last_lines,
                 "restart_at_ns": event.restart_at_ns,

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamaherd_gateway.dialects.dialect import Ask
+from llamaherd_gateway.dialects.dialect import Ask, Call
 from llamaherd_gateway.problems import BadRequest, read_error
 from llamaherd_gateway.relay.heads import render_request_end
+from llamaherd_gateway.relay.routed import address, hear
 from llamaherd_gateway.relay.upstream import Head, Pool
 from llamaherd_shared.errors import HerdError, Unavailable
 
@@ -39,12 +40,13 @@ def ask(exchange: "Exchange", pool: Pool) -> Ask:
     """A function that asks the instance of `pool` on behalf of `exchange`."""
 
     async def put(path: str, content: Any) -> Any:
-        body = msgspec.json.encode(content)
+        call = Call(path=path, body=msgspec.json.encode(content))
+        body = address(call, pool.instance, method="POST").body
         head = render_request_end(b"", b"application/json", exchange.traceparent.encode(), len(body))
         question = _Question()
         try:
             connection = await pool.dial()
-            connection.send(question, pool.request_start("POST", path) + head, body)
+            connection.send(hear(question, pool.instance), pool.request_start("POST", path) + head, body)
             try:
                 status, answer = await question.answered
             finally:

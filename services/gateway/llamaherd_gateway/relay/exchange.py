@@ -23,6 +23,7 @@ from llamaherd_gateway.relay.judging import Judged
 from llamaherd_gateway.relay.keeping import Keeping
 from llamaherd_gateway.relay.leftover import Leftover
 from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
+from llamaherd_gateway.relay.routed import address, hear
 from llamaherd_gateway.relay.upstream import Connection, Head, Pool
 from llamaherd_gateway.relay.usage import Tail
 from llamaherd_gateway.routing.presets import apply_preset, preset_of
@@ -284,9 +285,9 @@ class Exchange:
                 body = apply_preset(facts, body)
             if route.generates and (rules := self.relay.rules_of(self.model)):
                 body = apply_rules(rules, body)
-        if body is call.body and content_type is call.content_type:
-            return call
-        return msgspec.structs.replace(call, body=body, content_type=content_type)
+        if body is not call.body or content_type is not call.content_type:
+            call = msgspec.structs.replace(call, body=body, content_type=content_type)
+        return address(call, instance, method=route.method)
 
     def facts_of(self, instance: Instance) -> Facts:
         """What is known of its model, and what the name that was asked for brings."""
@@ -306,7 +307,8 @@ class Exchange:
         if call.translation is not None:
             self._answer.translate(call.translation, call.keeper)
         end = render_request_end(self._judged.forwarded, call.content_type, self._traceparent, len(call.body))
-        connection.send(self, pool.request_start(self.route.method, call.path) + end, call.body)
+        receiver = hear(self, pool.instance)
+        connection.send(receiver, pool.request_start(self.route.method, call.path) + end, call.body)
         if self._protocol.flow.write_paused:
             connection.pause()
 

@@ -277,6 +277,7 @@ class Relay:
                 model=instance.model,
                 index=instance.index,
                 generation=instance.generation,
+                router_generation=instance.router_generation,
             )
             if pool is not None:
                 pool.retire(gone=True)
