@@ -28,6 +28,31 @@ class LoadModel(msgspec.Struct, frozen=True, kw_only=True):
     too short a context is a reason to start it again. So clients with different wishes do not take turns at that."""
 
 
+class OfferLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.offer`): what would this load be like there?
+
+    Refused like `load` is; nothing begins. The fields are those of `LoadModel`.
+    """
+
+    model: str
+    options: LoadOptions = LoadOptions()
+    for_request: bool = False
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a load would be like on one node, as things are now."""
+
+    node: str
+    evicts_bytes: int = 0
+    """What others have that would be unloaded for it."""
+    waits: bool = False
+    """It would wait: for what works, or for loads before it."""
+    free_ratio: float = 0.0
+    """0 to 1: what would be free then of the device that is scarcest."""
+    load_s: float | None = None
+    """How long the last load took there; `None`: there was none."""
+
+
 class CancelLoad(msgspec.Struct, frozen=True, kw_only=True):
     """To a node's supervisor (`cmd.supervisor.<node>.cancel-load`): `by` does not wait for the model any more.
 

@@ -89,6 +89,8 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """Where memory is short, what has less is unloaded first; and of two loads that wait, this one's turn is first."""
     group: str = ""
     """One of `supervisor.groups`: whose rules about other models hold for it."""
+    requires: dict[str, str] = msgspec.field(default_factory=dict)
+    """Labels (`supervisor.labels`) that a node must have to load it, e.g. `{gpu: h200}`."""
     preload: bool = False
     """Loaded when the supervisor starts."""
     router: bool = False

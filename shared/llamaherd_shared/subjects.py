@@ -46,6 +46,7 @@ TABLE: Final[tuple[Subject, ...]] = (
     Subject("ev.node.<node>", "supervisor", "gateway, ui", "facts about one host"),
     Subject("ev.access.<key>", "ui", "gateway, ui", "facts about one API key; never the key itself"),
     Subject("ev.alias.<alias>", "gateway", "gateway, ui", "facts about another name for a model"),
+    Subject("ev.placement.<model>", "gateway", "gateway", "which node was chosen to load a model that several have"),
     Subject("req.<node>.<model>.<outcome>", "gateway", "ui", "one fact per request served; never prompts"),
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
@@ -56,7 +57,7 @@ TABLE: Final[tuple[Subject, ...]] = (
         "cmd.supervisor.<node>.<verb>",
         "gateway, supervisor, ui",
         "supervisor",
-        "load, unload, reset, reload, whois: answered at once; describe, parameters, pull, pull-cancel, delete",
+        "load, offer, unload, reset, reload, whois: answered at once; describe, parameters, pull, pull-cancel, delete",
     ),
     Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),
     Subject("cmd.logs.<verb>", "ui", "logs", "query"),
@@ -87,6 +88,9 @@ class Subjects(msgspec.Struct, frozen=True):
 
     def alias(self, alias: str) -> str:
         return f"{self.prefix}.ev.alias.{encode_token(alias)}"
+
+    def placement(self, model: str) -> str:
+        return f"{self.prefix}.ev.placement.{encode_token(model)}"
 
     def request(self, node: str, model: str, outcome: str) -> str:
         return f"{self.prefix}.req.{encode_token(node)}.{encode_token(model)}.{outcome}"

@@ -20,6 +20,7 @@ from llamaherd_shared.commands import (
     DescribeModel,
     DescribeParameters,
     LoadModel,
+    OfferLoad,
     PullModel,
     ReloadConfiguration,
     ResetModel,
@@ -276,6 +277,7 @@ class Supervisor:
 
         return [
             await bus.serve(command("load"), LoadModel, commands.load),
+            await bus.serve(command("offer"), OfferLoad, commands.offer),
             await bus.serve(command("unload"), UnloadModel, commands.unload),
             await bus.serve(command("reset"), ResetModel, commands.reset),
             await bus.serve(command("cancel-load"), CancelLoad, commands.cancel_load),

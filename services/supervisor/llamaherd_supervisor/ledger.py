@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from llamaherd_supervisor.budget import Bytes, Hold, held
+from llamaherd_supervisor.budget import Bytes, Hold, held, subtract
 from llamaherd_supervisor.estimate import Estimate
-from llamaherd_supervisor.eviction import Decision, Grant, Key, Refuse, Resident, Rules, Wish, decide
+from llamaherd_supervisor.eviction import Decision, Evict, Grant, Key, Refuse, Resident, Rules, Wish, decide
 
 _UNKNOWN: Final = Estimate(parts=())
 
@@ -97,6 +97,21 @@ class Ledger:
             elif isinstance(decision, Refuse):
                 self.withdraw(key)
         return decisions
+
+    def preview(
+        self, wish: Wish, standings: Mapping[Key, Standing], limits: Bytes, *, now_ns: int
+    ) -> tuple[Decision, int, float]:
+        """What would become of this load behind those that wait: (the decision, bytes that others would give up for it,
+        the share of the scarcest device that would be free then). Nothing is booked."""
+        residents = [each for each in self.residents(standings) if each.key != wish.key]
+        others = [each for each in self._wishes.values() if each.key != wish.key]
+        decision = decide([*others, wish], residents, limits, rules=self.rules, now_ns=now_ns)[wish.key]
+        victims = decision.victims if isinstance(decision, Evict) else ()
+        gone = [each.holds for each in residents if each.key in victims]
+        stay = [each.holds for each in residents if each.key not in victims]
+        free = subtract(limits, wish.estimate.needs, *stay)
+        ratios = [free[device] / limit for device, limit in limits.items() if limit and wish.estimate.needs.get(device)]
+        return decision, sum(sum(each.values()) for each in gone), max(0.0, min(ratios, default=0.0))
 
     def refusal(self, wish: Wish, standings: Mapping[Key, Standing], limits: Bytes, *, now_ns: int) -> Refuse | None:
         """Why this load would be refused, if nobody else waited; `None`: it would not. Nothing is booked."""

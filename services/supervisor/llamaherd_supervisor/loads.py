@@ -5,10 +5,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, ModelReset, ResetModel, UnloadModel
+from llamaherd_shared.commands import (
+    Accepted,
+    CancelLoad,
+    LoadModel,
+    ModelReset,
+    Offer,
+    OfferLoad,
+    ResetModel,
+    UnloadModel,
+)
 from llamaherd_supervisor import reconcile
 from llamaherd_supervisor.handlers import Owner, Workplace
-from llamaherd_supervisor.lifecycle import Reset, State, Wanted, has_crashes_to_forget
+from llamaherd_supervisor.lifecycle import Instance, Reset, State, Wanted, has_crashes_to_forget
 from llamaherd_supervisor.reconcile import Load
 
 
@@ -37,6 +46,7 @@ class Commands:
             models=self._at.models,
             spec=self._at.offers.spec(command.model),
             llama_server=self._at.llama_server,
+            labels=self._at.settings.labels,
             stopping=self._at.service.stopping.is_set(),
             now_ns=time.time_ns(),
         )
@@ -46,6 +56,17 @@ class Commands:
         await self._check_memory(command.model, load)
         self._wanted_by.setdefault(command.model, set()).add(command.by)
         return await self._accept(command.model, load)
+
+    async def offer(self, command: OfferLoad) -> Offer:
+        """What the load would be like. Raises why it would be refused."""
+        load = self.decide(LoadModel(model=command.model, options=command.options, for_request=command.for_request))
+        known = self._is_known(command.model)
+        owner = self._owner_of(command.model) if known else None
+        instance = owner.instance if owner is not None else Instance(node=self._at.node, model=command.model)
+        options = owner.wanted_after(load).options if owner is not None else load.options
+        plan = self._at.plan(instance, options)
+        load_s = instance.last_marks[-1][1] if instance.last_marks else None
+        return await self._at.memory.offer((command.model, 0), plan, load_s=load_s)
 
     async def cancel_load(self, command: CancelLoad) -> Accepted:
         """Ends a load that nobody wants any more; else changes nothing."""

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from llamaherd_shared.commands import Offer
 from llamaherd_shared.errors import NoMemory
 from llamaherd_shared.model_spec import ModelSpec
 from llamaherd_shared.service import Service
@@ -167,6 +168,23 @@ class Memory:
         refusal = self._ledger.refusal(wish, others, self._limits(reading), now_ns=time.time_ns())
         if refusal is not None:
             raise NoMemory(self._explain(refusal, reading))
+
+    async def offer(self, key: Key, plan: Plan, *, load_s: float | None) -> Offer:
+        """What this load would be like here. Raises `NoMemory`."""
+        need = await self._need(key, plan)
+        reading, now_ns = await self._read(), time.time_ns()
+        wish = self._wish(key, need.estimate, asked_ns=now_ns, may_evict=True)
+        standings, limits = self._standings(reading), self._limits(reading)
+        decision, evicts_bytes, free_ratio = self._ledger.preview(wish, standings, limits, now_ns=now_ns)
+        if isinstance(decision, Refuse):
+            raise NoMemory(self._explain(decision, reading))
+        return Offer(
+            node=self._service.common.node,
+            evicts_bytes=evicts_bytes,
+            waits=isinstance(decision, Await),
+            free_ratio=free_ratio,
+            load_s=load_s,
+        )
 
     async def adopt(self, tenant: Tenant, plan: Plan) -> None:
         """Its process runs already, whatever there is."""

@@ -36,6 +36,7 @@ def decide_load(
     models: Mapping[str, ModelEvent],
     spec: ModelSpec,
     llama_server: str,
+    labels: Mapping[str, str],
     stopping: bool,
     now_ns: int,
 ) -> Load:
@@ -50,6 +51,8 @@ def decide_load(
             raise Rejected(f"{model} cannot be loaded: {path}: {reason}")
         case _:
             raise NotFound(unknown_model(model, node=node, models=models))
+    if missing := [f"{name}: {value}" for name, value in spec.requires.items() if labels.get(name) != value]:
+        raise Rejected(f"{model} cannot be loaded on {node}: it requires {', '.join(missing)} (`supervisor.labels`)")
     if not llama_server and not spec.command:
         raise Unavailable(NO_LLAMA_SERVER.format(node=node))
     options = within(command.options, spec, training_tokens=training_tokens)

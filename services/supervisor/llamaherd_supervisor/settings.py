@@ -71,6 +71,8 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How long a load waits for models that are at work. Then these get no new requests, and go when they are done."""
     release_s: Seconds = 10.0
     """How long memory may take to come back from a process that has ended."""
+    labels: dict[str, str] = {}
+    """What this node is, for models that require something: `{gpu: h200, site: lab}`."""
     groups: dict[str, Group] = {}
     """Rules about models that are not to be loaded together: `swap` lets only one of a `group` be loaded, `exclusive`
     nothing beside it. Pinned models stay."""

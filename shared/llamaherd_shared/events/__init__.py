@@ -12,11 +12,22 @@ from llamaherd_shared.events.alias import AliasEvent
 from llamaherd_shared.events.instance import InstanceEvent
 from llamaherd_shared.events.model import ModelEvent
 from llamaherd_shared.events.node import NodeEvent
+from llamaherd_shared.events.placement import PlacementDecided
 from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestEvent
 from llamaherd_shared.events.turn import TurnKept
 
-Event = AccessEvent | AliasEvent | InstanceEvent | ModelEvent | NodeEvent | PullEvent | RequestEvent | TurnKept
+Event = (
+    AccessEvent
+    | AliasEvent
+    | InstanceEvent
+    | ModelEvent
+    | NodeEvent
+    | PlacementDecided
+    | PullEvent
+    | RequestEvent
+    | TurnKept
+)
 """Every fact stored as JSON on `HERD_EVENTS`, `HERD_REQUESTS` and `HERD_CONVERSATIONS`."""
 
 

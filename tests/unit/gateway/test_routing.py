@@ -2,17 +2,8 @@
 
 from typing import Any
 
-import pytest
-
 from llamaherd_gateway.projection import Fleet, Instance, Model, Node
-from llamaherd_gateway.routing.table import (
-    ModelUnusable,
-    UnknownModel,
-    build_table,
-    pick_instance,
-    pick_node,
-    unknown_model_message,
-)
+from llamaherd_gateway.routing.table import build_table, pick_instance, unknown_model_message
 
 
 def fleet(*, nodes: dict[str, bool], models: list[Model], instances: list[Instance] | None = None) -> Fleet:
@@ -55,30 +46,6 @@ def test_the_instance_with_the_fewest_requests_per_slot_is_picked() -> None:
     assert pick_instance((small, large), {}) == small
     assert pick_instance((small, large), {small.key: 1, large.key: 2}) == large
     assert pick_instance((small, large), {small.key: 1, large.key: 5}) == small
-
-
-def test_a_load_goes_where_one_is_under_way() -> None:
-    models = [model("n1"), model("n2")]
-    herd = fleet(nodes={"n1": True, "n2": True}, models=models, instances=[instance("n2", state="loading")])
-    assert pick_node(herd, "cria") == "n2"
-
-
-def test_a_load_goes_to_the_node_with_the_fewest_live_instances() -> None:
-    models = [model("n1"), model("n2")]
-    herd = fleet(nodes={"n1": True, "n2": True}, models=models, instances=[instance("n1", "other")])
-    assert pick_node(herd, "cria") == "n2"
-
-
-def test_why_a_model_cannot_be_loaded_is_said() -> None:
-    models = [model(rejected="the file is truncated"), model("n2", "away")]
-    herd = fleet(nodes={"n1": True, "n2": False}, models=models)
-
-    with pytest.raises(ModelUnusable, match="the file is truncated"):
-        pick_node(herd, "cria")
-    with pytest.raises(ModelUnusable, match="n2, where no supervisor runs"):
-        pick_node(herd, "away")
-    with pytest.raises(UnknownModel, match="'nothing' does not exist"):
-        pick_node(herd, "nothing")
 
 
 def test_an_unknown_name_gets_a_suggestion_and_the_known_names() -> None:

@@ -52,6 +52,21 @@ def test_what_is_refused_does_not_wait_any_more() -> None:
     assert not ledger.waiting
 
 
+def test_offer_tells_what_a_load_would_cost_and_books_nothing() -> None:
+    ledger = Ledger(Rules(min_residence_s=0))
+    ready = {("a", 0): Standing(ready=True, uses={RAM: 6})}
+
+    fits = ledger.preview(wish("b", 2), ready, LIMITS, now_ns=SECOND)
+    evicts = ledger.preview(wish("b", 8), ready, LIMITS, now_ns=SECOND)
+    ledger.wish(wish("c", 9))
+    queued = ledger.preview(wish("b", 3, asked_s=1), ready, LIMITS, now_ns=SECOND)
+
+    assert fits == (Grant(), 0, 0.2)
+    assert evicts == (Evict((("a", 0),)), 6, 0.2)
+    assert queued[0] == Await("c, which was asked for first")
+    assert list(ledger.waiting) == [("c", 0)]
+
+
 def test_ready_instance_counts_with_what_it_uses() -> None:
     ledger = Ledger(Rules(release_s=0))
     ledger.promise(("a", 0), need(9))

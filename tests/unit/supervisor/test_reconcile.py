@@ -56,9 +56,16 @@ def load(
         models=models,
         spec=ModelSpec(**said),
         llama_server=llama_server,
+        labels={"site": "lab"},
         stopping=stopping,
         now_ns=9,
     )
+
+
+def test_model_that_requires_what_the_node_is_not_is_refused() -> None:
+    assert load("cria", requires={"site": "lab"})
+    with pytest.raises(Rejected, match=r"it requires gpu: h200, site: home \(`supervisor.labels`\)"):
+        load("cria", requires={"gpu": "h200", "site": "home"})
 
 
 def test_known_model_is_loaded() -> None:

@@ -22,6 +22,7 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.placement import PlacementDecided
 from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestFinished, RequestPack
 from llamaherd_shared.events.turn import TurnKept
@@ -220,7 +221,7 @@ def test_leaving_of_an_unknown_node_changes_nothing() -> None:
 
 
 def test_every_fact_that_is_shown_has_an_entity() -> None:
-    elsewhere = (RequestFinished, RequestPack, TurnKept, *get_args(AliasEvent), *get_args(PullEvent))
+    elsewhere = (PlacementDecided, RequestFinished, RequestPack, TurnKept, *get_args(AliasEvent), *get_args(PullEvent))
     shown = {name for name, cls in TYPES.items() if cls not in elsewhere}
     made: list[Event] = [event for history, _ in HISTORIES.values() for event in history]
     made += [JOINED, FOUND, NodeLeft(node="n", at_ns=1, cause="x"), ModelRemoved(**WHO, at_ns=1)]

@@ -7,18 +7,18 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Collection
-from typing import Final, Protocol, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Final
 
 import msgspec
 
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.routing.table import pick_instance, pick_node
+from llamaherd_gateway.routing.placing import Bids, Placing
+from llamaherd_gateway.routing.table import pick_instance
 from llamaherd_gateway.store import View
-from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, UnloadModel
+from llamaherd_shared.commands import Accepted, CancelLoad, LoadModel, OfferLoad, UnloadModel
 from llamaherd_shared.errors import HerdError, NoMemory, Unavailable
 from llamaherd_shared.model_options import LoadOptions
-from llamaherd_shared.subjects import Subjects
 
 ASK_AGAIN_S: Final = 2.0
 """Asked for and still not loading: the supervisor may have been restarted and forgotten. Loading twice is one load."""
@@ -35,20 +35,6 @@ HEALED_BY_A_RESTART: Final = frozenset({"port_in_use"})
 
 _OWN_FAULT: Final = frozenset({"crash", "unhealthy"})
 """Causes of an exit nobody asked for; after any other one the load is asked for again."""
-
-A = TypeVar("A", bound=msgspec.Struct)
-
-
-class Asks(Protocol):
-    """The part of the bus that is needed here."""
-
-    @property
-    def subjects(self) -> Subjects: ...
-
-    async def request(
-        self, subject: str, command: msgspec.Struct, reply_type: type[A], *, timeout_s: float = 5.0
-    ) -> A: ...
-
 
 class Wish(msgspec.Struct, frozen=True):
     """What is waited for."""
@@ -74,7 +60,7 @@ class Loader:
     def __init__(
         self,
         view: View,
-        bus: Asks,
+        bus: Bids,
         *,
         caught_up: asyncio.Event,
         load_timeout_s: float,
@@ -84,6 +70,7 @@ class Loader:
     ) -> None:
         """`wait_timeout_s`: how long a load may wait for memory. `by` names this gateway to supervisors."""
         self._by = by
+        self._placing = Placing(view, bus, by=by)
         self._asked: dict[str, str] = {}
         """Model -> node that was asked to load it, while it is not ready."""
         self._cancelling: dict[str, asyncio.Task[None]] = {}
@@ -180,6 +167,8 @@ class Loader:
         if not self._caught_up.is_set():
             await self.wait_until_caught_up(model)
         accepted: Accepted | None = None
+        refused: dict[str, NoMemory] = {}
+        """By nodes that have no room for it after all."""
         asked_at = progress_at = time.monotonic()
         seen = -1
         while True:
@@ -187,7 +176,7 @@ class Loader:
                 self._asked.pop(model, None)
                 return pick_instance(ready, {})
             now = time.monotonic()
-            node = accepted.node if accepted is not None else pick_node(self._view.fleet, model)
+            node = accepted.node if accepted is not None else await self._place(wish, refused)
             instance = self._view.fleet.instances.get((node, model, 0))
             if instance is not None:
                 if accepted is not None:
@@ -196,7 +185,12 @@ class Loader:
                     seen, progress_at = instance.sequence, now
             forgotten = _is_idle(instance) and now - asked_at >= ASK_AGAIN_S
             if accepted is None or forgotten or _was_unloaded(instance, accepted):
-                accepted = await self._ask(node, wish)
+                try:
+                    accepted = await self._ask(node, wish)
+                except NoMemory as error:
+                    if node in refused:
+                        raise _without_room(model, error) from error
+                    accepted, refused[node] = None, error
                 asked_at = time.monotonic()
                 continue
             waits = instance is not None and instance.state == "waiting"
@@ -204,6 +198,14 @@ class Loader:
             if now - progress_at > timeout_s:
                 raise LoadFailed(_stuck_message(model, node, instance, timeout_s), retry_after_s=10)
             await self._view.changed(ASK_AGAIN_S)
+
+    async def _place(self, wish: Wish, refused: Mapping[str, NoMemory]) -> str:
+        """The node to ask; one that has refused already only when there is no other."""
+        command = OfferLoad(model=wish.model, options=wish.options or NOTHING, for_request=not wish.exactly)
+        try:
+            return await self._placing.choose(command, but=refused)
+        except NoMemory as error:
+            raise _without_room(wish.model, error) from error
 
     def _ready_for(self, wish: Wish, accepted: Accepted | None) -> tuple[Instance, ...]:
         """Those that have what is asked for; else what the load has led to, for that is all there is to be had."""
@@ -237,11 +239,17 @@ class Loader:
             left = deadline - time.monotonic()
             try:
                 return await self._bus.request(subject, command, Accepted, timeout_s=min(5.0, max(left, 0.1)))
+            except NoMemory:
+                raise
             except Unavailable as error:
-                if isinstance(error, NoMemory) or time.monotonic() + ASK_PAUSE_S >= deadline:
+                if time.monotonic() + ASK_PAUSE_S >= deadline:
                     text = f"the model {model!r} cannot be loaded: {error.message}"
                     raise LoadFailed(text, retry_after_s=5) from error
             await asyncio.sleep(ASK_PAUSE_S)
+
+
+def _without_room(model: str, error: NoMemory) -> LoadFailed:
+    return LoadFailed(f"the model {model!r} cannot be loaded: {error.message}", retry_after_s=5)
 
 
 def _is_idle(instance: Instance | None) -> bool:

@@ -6,18 +6,12 @@ from typing import Final
 
 import msgspec
 
-from llamaherd_gateway.problems import UnknownModel
 from llamaherd_gateway.projection import Fleet, Instance, InstanceKey
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.model_options import LoadOptions, satisfies
 
 NAMES_TOLD: Final = 20
 """How many known models an error names."""
-
-_LOAD_FIRST: Final = {
-    "loading": 0, "waiting": 1, "backoff": 1, "stopping": 2, "draining": 3, "stopped": 4, "failed": 5,
-}  # fmt: skip
-"""Where a load is under way already, a second one elsewhere would be a waste."""
 
 
 class ModelUnusable(Unavailable):
@@ -76,24 +70,6 @@ def pick_instance(
     return min(instances, key=lambda instance: in_flight.get(instance.key, 0) / max(instance.slots, 1))
 
 
-def pick_node(fleet: Fleet, model: str) -> str:
-    """The node to ask for a load: one that loads it already, else the one with the fewest live instances.
-
-    Raises `UnknownModel` when nobody has the file, `ModelUnusable` when it cannot be served.
-    """
-    files = [found for found in fleet.models.values() if found.model == model]
-    if not files:
-        raise UnknownModel(unknown_model_message(model, build_table(fleet).known))
-    here = [found for found in files if _joined(fleet, found.node)]
-    if not here:
-        nodes = ", ".join(sorted(found.node for found in files))
-        raise ModelUnusable(f"the model {model!r} is on {nodes}, where no supervisor runs now", retry_after_s=5)
-    usable = sorted(found.node for found in here if found.rejected is None)
-    if not usable:
-        raise ModelUnusable(f"the model {model!r} on {here[0].node} cannot be served: {here[0].rejected}")
-    return min(usable, key=lambda node: (_load_rank(fleet, node, model), _live_on(fleet, node)))
-
-
 def unknown_model_message(model: str, known: tuple[str, ...]) -> str:
     """One sentence that names what there is, and what was probably meant."""
     asked = model if len(model) <= 100 else model[:100] + "..."
@@ -113,18 +89,3 @@ def unknown_model_message(model: str, known: tuple[str, ...]) -> str:
 def _joined(fleet: Fleet, node: str) -> bool:
     known = fleet.nodes.get(node)
     return known is not None and known.joined
-
-
-def _load_rank(fleet: Fleet, node: str, model: str) -> int:
-    ranks = [
-        _LOAD_FIRST.get(instance.state, 9)
-        for instance in fleet.instances.values()
-        if instance.node == node and instance.model == model
-    ]
-    return min(ranks, default=4)
-
-
-def _live_on(fleet: Fleet, node: str) -> int:
-    return sum(
-        instance.node == node and instance.state in ("ready", "loading") for instance in fleet.instances.values()
-    )
