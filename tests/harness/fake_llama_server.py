@@ -410,7 +410,8 @@ class Server:
     def slots(self, _: Request) -> Any:
         busy = max(self.state.active, self.state.switches.busy_slots)
         each = self.state.context_tokens // self.state.slots
-        task = {"id_task": self.state.requests} if self.state.requests else {}
+        state = self.state
+        task = {"id_task": state.requests, "n_prompt_tokens": state.said} if state.requests else {}
         return [{"id": n, "n_ctx": each, "is_processing": n < busy, **task} for n in range(self.state.slots)]
 
     def models(self, _: Request) -> Any:

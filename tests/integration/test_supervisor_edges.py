@@ -12,7 +12,7 @@ from harness.fake_llama_server import install_fake_llama_server, set_switches
 from llamaherd_shared.events.line import Line
 from llamaherd_supervisor.process import free_port
 from llamaherd_supervisor.tail import LAST_LINES, Tail
-from llamaherd_supervisor.upstream import Upstream
+from llamaherd_supervisor.upstream import Upstream, Use
 
 
 class Lines:
@@ -165,11 +165,11 @@ def test_upstream_tells_health_size_and_busy_slots(tmp_path: Path, model_path: P
         props = await upstream.probe_props(timeout_s=2)
         assert props is not None
         assert (props.total_slots, props.default_generation_settings.n_ctx) == (3, 200)
-        assert await upstream.probe_busy_slots(timeout_s=2) == 0
+        assert await upstream.probe_use(timeout_s=2) == Use(0)
         assert await Upstream("127.0.0.1", port, "wrong").probe_props(timeout_s=2) is None
 
         set_switches(model_path, busy_slots=2)
-        assert await upstream.probe_busy_slots(timeout_s=2) == 2
+        assert await upstream.probe_use(timeout_s=2) == Use(2)
         set_switches(model_path, hang_health=True)
         assert await upstream.probe_health(timeout_s=0.2) is None
 
@@ -185,6 +185,6 @@ def test_upstream_that_is_not_there_answers_nothing() -> None:
         upstream = Upstream("127.0.0.1", free_port("127.0.0.1"), "")
 
         assert await upstream.probe_health(timeout_s=1) is None
-        assert await upstream.probe_busy_slots(timeout_s=1) is None
+        assert await upstream.probe_use(timeout_s=1) is None
 
     uvloop.run(body())

@@ -47,6 +47,8 @@ from llamaherd_supervisor.lifecycle import (
     Instance,
     LoadProgressed,
     LoadStood,
+    MemoryAwaited,
+    MemoryRefused,
     Observation,
     ProcessExited,
     Signal,
@@ -301,6 +303,8 @@ class Owner:
         match message:
             case None:
                 pass
+            case MemoryAwaited() | MemoryRefused() if not self._wanted.wanted:
+                pass  # told before the wish was withdrawn
             case Wanted():
                 self._wanted = message
             case Load():
@@ -621,10 +625,14 @@ class Owner:
 
     async def _count_slots(self) -> None:
         generation, upstream = self.instance.generation, self._upstream
+        tokens, moved = None, time.monotonic()
         while upstream is not None and self.instance.state is State.DRAINING:
-            busy = await upstream.probe_busy_slots(timeout_s=self._at.settings.probe_timeout_s)
-            if busy is not None:
-                self.tell(SlotsCounted(generation, busy))
+            use = await upstream.probe_use(timeout_s=self._at.settings.probe_timeout_s)
+            if use is not None and (use.tokens is None or use.tokens != tokens):
+                tokens, moved = use.tokens, time.monotonic()
+            stalled = time.monotonic() - moved >= self._at.settings.answer_stall_s
+            if use is not None or stalled:
+                self.tell(SlotsCounted(generation, use.busy if use is not None else 1, stalled))
             await asyncio.sleep(_SLOTS_S)
 
 

@@ -105,6 +105,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float = 10.0
     drain_timeout_s: float = 30.0
     evict_timeout_s: float = 3600.0
+    answer_stall_s: float = 120.0
     load_stall_s: float = 300.0
     backoff_base_s: float = 0.5
     backoff_max_s: float = 60.0
@@ -159,6 +160,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """Health probes in a row without an answer, since it was ready."""
     busy_slots: int | None = None
     """Slots at work when `GET /slots` was last asked while draining; `None` before."""
+    stalled: bool = False
+    """Of these nothing has moved for long."""
     killed: str | None = None
     """Why SIGKILL was sent; `None` when it was not."""
     still_s: float = 0.0
@@ -252,6 +255,8 @@ class HealthMissed(msgspec.Struct, frozen=True):
 class SlotsCounted(msgspec.Struct, frozen=True):
     generation: int
     busy: int
+    stalled: bool = False
+    """Nothing of what they work on has moved for `Limits.answer_stall_s`."""
 
 
 class DrainBegan(msgspec.Struct, frozen=True):
@@ -563,8 +568,8 @@ def notice(instance: Instance, vitals: Vitals, seen: Observation) -> Vitals:
             return msgspec.structs.replace(vitals, missed=vitals.missed + 1)
         case LoadStood(for_s=for_s):
             return msgspec.structs.replace(vitals, still_s=for_s)
-        case SlotsCounted(busy=busy):
-            return msgspec.structs.replace(vitals, busy_slots=busy)
+        case SlotsCounted(busy=busy, stalled=stalled):
+            return msgspec.structs.replace(vitals, busy_slots=busy, stalled=stalled)
         case Signalled(cause=cause, kill=True):
             return msgspec.structs.replace(vitals, killed=cause)
         case _:
@@ -661,7 +666,7 @@ def _drain_s(instance: Instance, vitals: Vitals, limits: Limits) -> float:
     """How long it may take to become idle. Nobody's answer is cut off only because another model needs the memory."""
     if vitals.busy_slots == 0:
         return _DRAIN_GRACE_S
-    works = vitals.busy_slots is not None and vitals.missed < limits.max_missed
+    works = vitals.busy_slots is not None and not vitals.stalled and vitals.missed < limits.max_missed
     return limits.evict_timeout_s if works and instance.cause.startswith(EVICTED) else limits.drain_timeout_s
 
 

@@ -38,6 +38,8 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How long requests in flight may take to finish before a stop."""
     evict_timeout_s: Seconds = 3600.0
     """The same where a model makes room for another one: as long as llama-server itself lets a request take."""
+    answer_stall_s: Some = 120.0
+    """But not for an answer of which nothing has moved for so long."""
     load_stall_s: Some = 300.0
     """An instance that loads is killed and counted as crashed when nothing of it has moved for so long: no line in its
     log, no growth of its memory, nothing read. A load that goes on may take as long as it takes."""

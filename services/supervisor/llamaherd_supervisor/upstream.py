@@ -30,6 +30,8 @@ class Props(msgspec.Struct, frozen=True):
 class _Slot(msgspec.Struct):
     is_processing: bool = False
     id_task: int = -1
+    n_prompt_tokens: int | None = None
+    """Of the prompt so far, and of the answer."""
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -37,6 +39,8 @@ class Use(msgspec.Struct, frozen=True):
 
     busy: int
     """Slots at work."""
+    tokens: int | None = None
+    """That all slots have, which grows while one works; `None`: it does not say."""
     newest: int = -1
     """Number of the task that was begun last: it tells of what began and ended between two looks."""
 
@@ -61,17 +65,17 @@ class Upstream:
         props: Props | None = await self._decoded("/props", _PROPS, timeout_s)
         return props
 
-    async def probe_busy_slots(self, *, timeout_s: float) -> int | None:
-        """How many slots are at work, from `GET /slots`."""
-        slots = await self._decoded("/slots", _SLOTS, timeout_s)
-        return None if slots is None else sum(slot.is_processing for slot in slots)
-
     async def probe_use(self, *, timeout_s: float) -> Use | None:
         """Whether it works, and whether it has since the last look, from `GET /slots`."""
         slots: list[_Slot] | None = await self._decoded("/slots", _SLOTS, timeout_s)
         if slots is None:
             return None
-        return Use(sum(slot.is_processing for slot in slots), max((slot.id_task for slot in slots), default=-1))
+        counts = [slot.n_prompt_tokens for slot in slots if slot.n_prompt_tokens is not None]
+        return Use(
+            sum(slot.is_processing for slot in slots),
+            tokens=sum(counts) if counts else None,
+            newest=max((slot.id_task for slot in slots), default=-1),
+        )
 
     async def _decoded(self, path: str, decoder: msgspec.json.Decoder[Any], timeout_s: float) -> Any:
         answer = await self._get(path, timeout_s)
@@ -124,11 +128,8 @@ class OtherServer(Upstream):
         return self._said
 
     async def probe_use(self, *, timeout_s: float) -> Use | None:
-        return Use(await asyncio.to_thread(self._clients))
-
-    async def probe_busy_slots(self, *, timeout_s: float) -> int | None:
         """A gateway that has no request there any more closes its connections when it hears of the draining."""
-        return await asyncio.to_thread(self._clients)
+        return Use(await asyncio.to_thread(self._clients))
 
 
 def props_of(options: ModelOptions) -> Props:

@@ -549,6 +549,7 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "unwanted while waiting for memory": ([WAITING], Vitals(), NO, 2, Forget("unload")),
     "evicted, busy": ([started(), ready(), EVICTED], BUSY, NO, 1002, Wait(2600.0)),
     "evicted, busy for ever": ([started(), ready(), EVICTED], BUSY, NO, 3602, Signal("evicted for a")),
+    "evicted, busy and stuck": ([started(), ready(), EVICTED], Vitals(busy_slots=1, stalled=True), NO, 12, Wait(20.0)),
     "evicted, idle": ([started(), ready(), EVICTED], IDLE, NO, 2.4, Signal("evicted for a")),
     "evicted, nothing known": ([started(), ready(), EVICTED], Vitals(), NO, 32, Signal("evicted for a")),
     "evicted, busy and silent": ([started(), ready(), EVICTED], Vitals(busy_slots=1, missed=3), NO, 12, Wait(20.0)),

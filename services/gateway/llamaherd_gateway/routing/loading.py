@@ -36,6 +36,7 @@ HEALED_BY_A_RESTART: Final = frozenset({"port_in_use"})
 _OWN_FAULT: Final = frozenset({"crash", "unhealthy"})
 """Causes of an exit nobody asked for; after any other one the load is asked for again."""
 
+
 class Wish(msgspec.Struct, frozen=True):
     """What is waited for."""
 
