@@ -27,8 +27,12 @@ def write_random_gguf(
     kv_heads: int | None = None,
     chat: bool = True,
     pooling: gguf.PoolingType | None = None,
+    tensors_per_file: int = 0,
 ) -> Path:
-    """Write the model; about 0.4 MB with the default sizes. The same arguments give the same bytes."""
+    """Write the model; about 0.4 MB with the default sizes. The same arguments give the same bytes.
+
+    With `tensors_per_file` it is split (`write_split_gguf`).
+    """
     random = np.random.default_rng(seed)
     heads, feed_forward = width // 16, width * 2
     kv_width = width if kv_heads is None else kv_heads * 16
@@ -36,7 +40,7 @@ def write_random_gguf(
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     kinds += [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL]
 
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_file)
     writer.add_name(title)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_context_length(context_tokens)
@@ -83,6 +87,12 @@ def write_random_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_split_gguf(folder: Path, name: str) -> list[Path]:
+    """A model in three files, its first one first; 12 tensors."""
+    write_random_gguf(folder / f"{name}.gguf", layers=1, width=16, tensors_per_file=4)
+    return [folder / f"{name}-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
 
 def write_truncated_gguf(path: Path, *, keep_bytes: int | None = None) -> Path:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, get_args
@@ -62,6 +63,9 @@ class Node:
 
     def add_model(self, name: str, **switches: Any) -> Path:
         path = write_random_gguf(self.models_dir / f"{name}.gguf", layers=1, width=16)
+        # As if it had been there for long: nobody waits whether it still grows.
+        a_minute_ago = time.time() - 60
+        os.utime(path, (a_minute_ago, a_minute_ago))
         if switches:
             set_switches(path, **switches)
         return path

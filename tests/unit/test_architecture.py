@@ -35,11 +35,13 @@ SHELL_PATHS = {
     "llamaherd/console.py",
     "llamaherd_supervisor/devices.py",
     "llamaherd_supervisor/files.py",
+    "llamaherd_supervisor/folder_watch.py",
     "llamaherd_supervisor/folder.py",
     "llamaherd_supervisor/instance_files.py",
     "llamaherd_supervisor/instance_log.py",
     "llamaherd_supervisor/journal.py",
     "llamaherd_supervisor/leftovers.py",
+    "llamaherd_supervisor/listing.py",
     "llamaherd_supervisor/memory.py",
     "llamaherd_supervisor/needs.py",
     "llamaherd_supervisor/program.py",
@@ -54,6 +56,7 @@ SHELL_PATHS = {
 IO = {
     "asyncio", "httpx", "litestar", "nats", "opentelemetry", "os", "psutil", "pynvml", "random",
     "secrets", "signal", "socket", "sqlite3", "sqlite_utils", "subprocess", "threading", "time", "uuid", "uvicorn",
+    "watchfiles",
 }  # fmt: skip
 
 IMPORT = re.compile(r"^[ \t]*(?:from ([\w.]+) import (\([^)]*\)|[^#\n]+)|import ([^#\n]+))", re.MULTILINE)

@@ -138,7 +138,7 @@ class Supervisor:
         self.commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
         self.folder = Folder(self.at, self.models, surveyed=self._preload)
         self.reloading = Reloading(self.at, self.folder, self.owners, configuration)
-        self.pulls = Pulls(self.at, self.folder.look)
+        self.pulls = Pulls(self.at, self.folder.take_in)
         self._leftovers = Leftovers(self.at)
         self._joined_ns = 0
         """When we said that we are here; 0 before."""

@@ -2,13 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+import msgspec
 
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
-from llamaherd_supervisor import models, store
+from llamaherd_supervisor import arrivals, listing, models
+from llamaherd_supervisor.arrivals import Arrival
+from llamaherd_supervisor.folder_watch import FolderWatch
+from llamaherd_supervisor.gguf_file import UnreadableGguf
 from llamaherd_supervisor.handlers import Workplace
-from llamaherd_supervisor.models import GgufFile
+from llamaherd_supervisor.models import GgufFile, Sighting
 from llamaherd_supervisor.offers import Offers
+
+_ARRIVAL_LOOK_S: Final = 0.25
+"""Between two looks while something is on its way."""
+_SETTLING_LOOK_S: Final = 0.05
+_WATCHED: Final = 5
+"""Looks at a folder that is watched are rarer by this."""
+_REST: Final = 20
+"""The pause after a look is at least so many times as long as the look: a large folder takes its time."""
 
 
 class Folder:
@@ -21,6 +35,11 @@ class Folder:
         """The last fact about each model, also of those that are gone."""
         self._files: dict[str, GgufFile] = {}
         """What is in the models folder, by path."""
+        self._arrivals: dict[str, Arrival] = {}
+        """What is on its way into it, by path; a file that is replaced is in both."""
+        self._closed: dict[str, str] = {}
+        """Folders that could not be listed, and why."""
+        self._watching = FolderWatch(at.service.log)
         self._surveyed: dict[str, GgufFile] | None = None
         """What was in it when last something was said about it."""
         self._aside: set[str] = set()
@@ -40,41 +59,89 @@ class Folder:
         if not models_dir.is_dir():
             self._at.service.log.warning("the models folder does not exist", models_dir=str(models_dir))
         await self.look()
+        # What was put there just before is offered from the start.
+        deadline = time.monotonic() + 2 * arrivals.SETTLED_S
+        while any(arrival.file is None for arrival in self._arrivals.values()) and time.monotonic() < deadline:
+            await asyncio.sleep(_SETTLING_LOOK_S)
+            await self.look()
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(self._at.settings.scan_interval_s)
-            await self.look()
+        try:
+            while True:
+                began = time.monotonic()
+                await self.look()
+                await asyncio.sleep(_REST * (time.monotonic() - began))
+                await self._watching.wait(self._pause_s())
+        finally:
+            await self._watching.close()
+
+    def _pause_s(self) -> float:
+        if self._arrivals:
+            return _ARRIVAL_LOOK_S
+        return self._at.settings.scan_interval_s * (_WATCHED if self._watching.is_on else 1)
 
     async def look(self, *, anew: bool = False) -> None:
         """Tell what has changed; `anew`: also when no file has."""
         async with self.looking:
-            await self._look(anew)
+            await self._look(anew=anew)
+
+    async def take_in(self, paths: Collection[str]) -> None:
+        """Tell of these files at once: nobody writes them any more."""
+        async with self.looking:
+            await self._look(whole=paths)
 
     async def foresee(self, offers: Offers) -> dict[str, ModelFound | ModelRejected]:
         """What would be told of each model if this were said about models. Changes nothing."""
         async with self.looking:
             files = {path: file for path, file in self._files.items() if path not in self._aside}
             aside = offers.files - files.keys()
-            for path, sighting in store.look_at(aside).items():
-                files[path] = GgufFile(sighting, await asyncio.to_thread(store.read_head, sighting))
+            for path, sighting in listing.look_at(aside).items():
+                files[path] = await asyncio.to_thread(listing.read, sighting)
         return self._survey(files, offers, aside)
 
-    async def _look(self, anew: bool) -> None:
-        seen = await asyncio.to_thread(store.look, self._at.settings.models_dir)
-        self._aside = self._at.offers.files - seen.keys()
-        seen |= await asyncio.to_thread(store.look_at, self._aside)
-        for path in self._files.keys() - seen.keys():
-            del self._files[path]
-        for path, sighting in seen.items():
-            if path not in self._files or self._files[path].seen != sighting:
-                file = GgufFile(sighting, await asyncio.to_thread(store.read_head, sighting))
-                if not models.is_on_its_way(file, now_ns=time.time_ns()):
-                    self._files[path] = file
-        if anew or self._files != self._surveyed:
-            self._surveyed = dict(self._files)
+    async def _look(self, *, anew: bool = False, whole: Collection[str] = ()) -> None:
+        listed = await asyncio.to_thread(listing.look, self._at.settings.models_dir)
+        self._say_closed(listed.closed)
+        self._aside = self._at.offers.files - listed.files.keys()
+        seen = listed.files | await asyncio.to_thread(listing.look_at, self._aside)
+        await self._watching.follow(listed.folders)
+        for path in (self._files.keys() | self._arrivals.keys()) - seen.keys():
+            self._forget(path)
+        for sighting in seen.values():
+            await self._meet(sighting, whole=sighting.path in whole)
+        now_ns = time.time_ns()
+        told = [file for each in self._arrivals.values() if (file := arrivals.untold(each, now_ns=now_ns)) is not None]
+        files = self._files | {file.seen.path: file for file in told}
+        if anew or files != self._surveyed:
+            self._surveyed = files
             self._record_survey()
+
+    async def _meet(self, sighting: Sighting, *, whole: bool) -> None:
+        """Know the file as it is now, as soon as nothing more of it is expected."""
+        path, now_ns = sighting.path, time.time_ns()
+        known = self._files.get(path)
+        if known is not None and known.seen == sighting and not _is_closed(known):
+            self._arrivals.pop(path, None)
+            return
+        arrival = arrivals.notice(self._arrivals.get(path), sighting, now_ns=now_ns)
+        if arrival.file is None and (whole or arrivals.may_be_read(arrival, now_ns=now_ns)):
+            file = await asyncio.to_thread(listing.read, sighting)
+            arrival = msgspec.structs.replace(arrival, file=file)
+        self._arrivals[path] = arrival
+        if arrival.file is not None and arrivals.is_complete(arrival, now_ns=now_ns):
+            self._files[path] = arrival.file
+            del self._arrivals[path]
+
+    def _forget(self, path: str) -> None:
+        self._files.pop(path, None)
+        self._arrivals.pop(path, None)
+
+    def _say_closed(self, closed: dict[str, str]) -> None:
+        for folder, why in closed.items():
+            if self._closed.get(folder) != why:
+                self._at.service.log.warning("models in a folder cannot be offered", folder=folder, why=why)
+        self._closed = closed
 
     def _survey(
         self, files: Mapping[str, GgufFile], offers: Offers, aside: set[str]
@@ -82,7 +149,7 @@ class Folder:
         return models.survey(self._at.node, list(files.values()), offers, aside=aside, now_ns=time.time_ns())
 
     def _record_survey(self) -> None:
-        events = self._survey(self._files, self._at.offers, self._aside)
+        events = self._survey(self._surveyed or {}, self._at.offers, self._aside)
         for name, event in events.items():
             self._record(name, event)
         for name in [name for name in self._told if name not in events]:
@@ -93,7 +160,7 @@ class Folder:
         """Of a model whose files are about to go; if they stay after all, the next look finds them."""
         event = self._told[name]
         if not isinstance(event, ModelRemoved):
-            self._files.pop(event.path, None)
+            self._forget(event.path)
         self._record_removal(name)
 
     def _record_removal(self, name: str) -> None:
@@ -106,8 +173,14 @@ class Folder:
             return
         self._recorded[name] = event
         self._at.journal.record(self._at.service.bus.subjects.model(self._at.node, name), event)
-        if isinstance(event, ModelRejected):
+        if isinstance(event, ModelRejected) and event.reason == str(arrivals.ON_ITS_WAY):
+            self._at.service.log.info("a model file is being copied", path=event.path)
+        elif isinstance(event, ModelRejected):
             self._at.service.log.warning("a model file cannot be served", path=event.path, reason=event.reason)
         else:
             what = type(event).__name__.removeprefix("Model").lower()
             self._at.service.log.info("model", model=name, what=what)
+
+
+def _is_closed(file: GgufFile) -> bool:
+    return isinstance(file.head, UnreadableGguf) and file.head.closed

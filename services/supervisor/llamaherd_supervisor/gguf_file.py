@@ -63,10 +63,12 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 class UnreadableGguf(Exception):
     """The file cannot be served. `str()` is one sentence for a person."""
 
-    def __init__(self, sentence: str, *, truncated: bool = False) -> None:
+    def __init__(self, sentence: str, *, truncated: bool = False, closed: bool = False) -> None:
         super().__init__(sentence)
         self.truncated = truncated
         """Its end is missing: it may still be on its way."""
+        self.closed = closed
+        """Nothing is known of its content: the next look may find it open, though it is the same."""
 
 
 class GgufHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +114,25 @@ def parse_gguf(file: BinaryIO, *, size_bytes: int) -> GgufHead | ProjectorHead:
     if (kind := pairs.get("general.type")) in {"adapter", "imatrix"}:
         raise UnreadableGguf(f"it is not a model but a part for one ({kind})")
     return _head(pairs, architecture, sum(tensor.weights for tensor in tensors))
+
+
+def check_parts(head: GgufHead, count: int) -> None:
+    """Raises `UnreadableGguf` when the model is split into another number of files than its name says."""
+    if head.parts not in (1, count):
+        named = f"as of {count} files" if count > 1 else "otherwise"
+        raise UnreadableGguf(
+            f"it is the first of {head.parts} files and named {named}: llama-server finds the others when it is called"
+            f" NAME-00001-of-{head.parts:05}.gguf"
+        )
+
+
+def read_later_part(file: BinaryIO, number: int, count: int, *, size_bytes: int) -> int:
+    """How many weights are in this one of so many files of a model; `number` counts from 1. Raises `UnreadableGguf`."""
+    pairs, tensors = read_tables(file, size_bytes=size_bytes)
+    said = pairs.get("split.no"), pairs.get("split.count")
+    if said != (number - 1, count):
+        raise UnreadableGguf(f"it is not file {number} of {count} (`split.no` is {said[0]}, `split.count` {said[1]})")
+    return sum(tensor.weights for tensor in tensors)
 
 
 def read_tables(file: BinaryIO, *, size_bytes: int, max_items: int = -1) -> tuple[dict[str, Any], list["Tensor"]]:

@@ -11,19 +11,20 @@ from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGg
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.projectors import ModelFile, Projector, claims_of, explain_unused, projector_of
 
-YOUNG_S: Final = 10.0
-"""A file whose end is missing and that changed less long ago than this is taken to be still on its way."""
 PART_ENDING: Final = ".part"
 """Behind the name of a file that is being pulled: no model's file ends so."""
 _SPLIT: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """One file as the folder lists it."""
+    """The file of a model as the folder lists it."""
 
     path: str
+    """Of a split model the first one's, whether it is there or not."""
     size_bytes: int
+    """Of all its files."""
     modified_ns: int
+    """Of the one that changed last."""
 
 
 class GgufFile(msgspec.Struct, frozen=True):
@@ -35,13 +36,26 @@ class GgufFile(msgspec.Struct, frozen=True):
 
 def model_name(file_name: str) -> str | None:
     """The name clients ask for; `None` for a later part of a split model, and for what is no `.gguf` file."""
-    if not file_name.lower().endswith(".gguf") or file_name.startswith("."):
+    if not _is_gguf(file_name):
         return None
     stem = file_name[:-5]
     part = _SPLIT.search(stem)
     if part is None:
         return stem
     return stem[: part.start()] if int(part[1]) == 1 else None
+
+
+def first_name(file_name: str) -> str | None:
+    """Name of the first file of the model that this one belongs to; `None` for what is no `.gguf` file."""
+    if not _is_gguf(file_name):
+        return None
+    stem, ending = file_name[:-5], file_name[-5:]
+    part = _SPLIT.search(stem)
+    return file_name if part is None else f"{stem[: part.start()]}-00001-of-{part[2]}{ending}"
+
+
+def _is_gguf(file_name: str) -> bool:
+    return file_name.lower().endswith(".gguf") and not file_name.startswith(".")
 
 
 def part_paths(path: str) -> list[str]:
@@ -55,9 +69,9 @@ def part_paths(path: str) -> list[str]:
 
 
 def name_files(files: Iterable[GgufFile]) -> dict[str, GgufFile]:
-    """The files that are no projectors by model name; of two with one name the first by path is taken."""
+    """The files that are no projectors by model name; of two with one name one that can be read, the first by path."""
     named: dict[str, GgufFile] = {}
-    for file in sorted(files, key=lambda each: each.seen.path):
+    for file in sorted(files, key=lambda each: (isinstance(each.head, UnreadableGguf), each.seen.path)):
         name = model_name(file.seen.path.rpartition("/")[2])
         if name and not isinstance(file.head, ProjectorHead):
             named.setdefault(name, file)
@@ -89,12 +103,6 @@ def take_up(event: ModelEvent) -> GgufFile | None:
         capabilities=event.capabilities,
     )
     return GgufFile(Sighting(event.path, event.size_bytes, event.modified_ns), head)
-
-
-def is_on_its_way(file: GgufFile, *, now_ns: int) -> bool:
-    """Whether it seems that somebody still writes it."""
-    unfinished = isinstance(file.head, UnreadableGguf) and file.head.truncated
-    return unfinished and now_ns - file.seen.modified_ns < YOUNG_S * 1e9
 
 
 def survey(

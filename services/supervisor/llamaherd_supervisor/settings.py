@@ -24,7 +24,8 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     models_dir: Path = msgspec.field(default_factory=lambda: platformdirs.user_data_path("llamaherd") / "models")
     """Folder with GGUF files; folders in it are searched as well."""
     scan_interval_s: Some = 2.0
-    """How often the models folder is looked at."""
+    """How often the models folder is looked at where the system does not tell what changes in it; where it does, five
+    times less often, for network drives: of what other hosts do there no system tells."""
     llama_server: Path | None = None
     """The llama-server program; unset: the one on PATH."""
     router_max_models: Annotated[int, msgspec.Meta(ge=0)] = 4

@@ -1,4 +1,4 @@
-"""What is on this host's disk: the models folder, the rows of the projection, the lock of the data folder."""
+"""What is on this host's disk: files of models, the rows of the projection, the lock of the data folder."""
 
 import contextlib
 import fcntl
@@ -6,8 +6,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,10 +21,10 @@ from llamaherd_shared.events.pull import PullStarted
 from llamaherd_shared.fold import Snapshot, replay
 from llamaherd_supervisor import gguf_description
 from llamaherd_supervisor.gguf_description import GgufDescription
-from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf, parse_gguf, read_tables
+from llamaherd_supervisor.gguf_file import ProjectorHead, UnreadableGguf, parse_gguf, read_tables
 from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.lifecycle import Instance
-from llamaherd_supervisor.models import PART_ENDING, Sighting, model_name, part_paths
+from llamaherd_supervisor.models import PART_ENDING, part_paths
 from llamaherd_supervisor.projection import Known, evolve
 from llamaherd_supervisor.shape import SHORT_ITEMS, Shape, shape_of
 
@@ -36,58 +35,9 @@ _WRONG_KIND: Final = {
     "model": "it is no model but a projector, a part for one",
     "projector": "it is no projector but a model",
 }
-_DEPTH: Final = 3
-"""Folders within folders: `<publisher>/<model>/<file>.gguf` is how other tools keep them."""
 _BUFFER_BYTES: Final = 256 * 1024
 _SLICE_BYTES: Final = 16 * 2**20
 """Hashed in one go: a thread is held no longer than that takes, about 20 ms."""
-
-
-def look(models_dir: Path) -> dict[str, Sighting]:
-    """The GGUF files by path, of a split model the first. A folder that is not there is an empty one."""
-    return {sighting.path: sighting for sighting in _sightings(str(models_dir), _DEPTH)}
-
-
-def look_at(paths: Iterable[str]) -> dict[str, Sighting]:
-    """These files, by path; one that is not there cannot be read, and that is what will be said of it."""
-    return {path: _sighting(path) for path in paths}
-
-
-def _sighting(path: str) -> Sighting:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return Sighting(path, 0, 0)
-    return Sighting(path, status.st_size, status.st_mtime_ns)
-
-
-def _sightings(folder: str, depth: int) -> Iterator[Sighting]:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return
-    for entry in entries:
-        try:
-            status = entry.stat()
-        except OSError:
-            # A dangling link, or gone between the listing and the look.
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            if depth > 1 and not entry.name.startswith("."):
-                yield from _sightings(entry.path, depth - 1)
-        elif stat.S_ISREG(status.st_mode) and model_name(entry.name):
-            yield Sighting(entry.path, status.st_size, status.st_mtime_ns)
-
-
-def read_head(sighting: Sighting) -> GgufHead | ProjectorHead | UnreadableGguf:
-    """What the file says about itself, or why it cannot be served."""
-    try:
-        with open(sighting.path, "rb", buffering=_BUFFER_BYTES) as file:
-            return parse_gguf(file, size_bytes=sighting.size_bytes)
-    except UnreadableGguf as error:
-        return error
-    except OSError as error:
-        return UnreadableGguf(f"it cannot be read: {error.strerror}")
 
 
 def check_files(model: str, plan: Plan) -> None:
@@ -111,7 +61,7 @@ def read_shape(path: str) -> Shape:
 
 def file_sizes(paths: Iterable[str]) -> dict[str, int]:
     """Bytes of models and other files, by path; of a split one those of all its parts. What is not there has none."""
-    return {path: sum(_sighting(part).size_bytes for part in part_paths(path)) for path in paths}
+    return {path: sum(file_size(Path(part)) or 0 for part in part_paths(path)) for path in paths}
 
 
 def file_size(path: Path) -> int | None:

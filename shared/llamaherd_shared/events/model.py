@@ -47,7 +47,7 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):
-    """A `.gguf` file that cannot be served."""
+    """A `.gguf` file that cannot be served, or not before all of it is there."""
 
     path: str
     reason: str

@@ -12,8 +12,8 @@ from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGg
 from llamaherd_supervisor.models import (
     GgufFile,
     Sighting,
+    first_name,
     is_news,
-    is_on_its_way,
     judge,
     model_name,
     survey,
@@ -60,6 +60,29 @@ def of(path: str, head: GgufHead | ProjectorHead | UnreadableGguf) -> GgufFile:
 )
 def test_name_of_a_model_is_its_file_name(file_name: str, name: str | None) -> None:
     assert model_name(file_name) == name
+
+
+@pytest.mark.parametrize(
+    ("file_name", "first"),
+    [
+        ("cria.gguf", "cria.gguf"),
+        ("big-00001-of-00003.gguf", "big-00001-of-00003.gguf"),
+        ("big-00003-of-00003.GGUF", "big-00001-of-00003.GGUF"),
+        ("big-00003-of-00003.gguf.part", None),
+        (".big-00003-of-00003.gguf", None),
+    ],
+)
+def test_every_file_of_a_split_model_leads_to_its_first(file_name: str, first: str | None) -> None:
+    assert first_name(file_name) == first
+
+
+def test_file_that_cannot_be_read_is_in_nobodys_way() -> None:
+    broken = of("/a/cria.gguf", UnreadableGguf("cut short"))
+
+    (found,) = survey("n", [broken, of("/b/cria.gguf", HEAD)], PLAIN, now_ns=0).values()
+
+    assert isinstance(found, ModelFound)
+    assert found.path == "/b/cria.gguf"
 
 
 def test_first_of_two_files_with_one_name_is_taken() -> None:
@@ -132,15 +155,6 @@ def test_projectors_of_one_name_in_two_folders_are_two() -> None:
 
     projectors = {name: event.projector for name, event in events.items() if isinstance(event, ModelFound)}
     assert projectors == {"aaaa": "/a/mmproj.gguf", "bbbb": "/b/mmproj.gguf"}
-
-
-def test_file_that_is_being_copied_is_left_alone_for_a_while() -> None:
-    short = GgufFile(FILE, UnreadableGguf("cut short", truncated=True))
-
-    assert is_on_its_way(short, now_ns=59 * SECOND)
-    assert not is_on_its_way(short, now_ns=61 * SECOND)
-    assert not is_on_its_way(CRIA, now_ns=50 * SECOND)
-    assert not is_on_its_way(GgufFile(FILE, UnreadableGguf("no GGUF")), now_ns=50 * SECOND)
 
 
 def test_unreadable_file_is_rejected_with_its_reason() -> None:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -78,12 +78,12 @@ class Fetch:
         there: There,
         *,
         ended: Callable[["Fetch"], None],
-        look: Callable[[], Awaitable[None]],
+        take_in: Callable[[Collection[str]], Awaitable[None]],
         shared: Callable[[str], asyncio.Lock],
     ) -> None:
         """`shared`: the lock of a file, by its target, that other pulls may fetch as well."""
         self.id, self.plan, self.present = new_id(), plan, there.present
-        self._at, self._hub, self._ended, self._look, self._shared = at, hub, ended, look, shared
+        self._at, self._hub, self._ended, self._take_in, self._shared = at, hub, ended, take_in, shared
         self._sizes = {file.name: file.size_bytes for file in plan.files}
         self._done = dict(there.done_bytes)
         self._digests: dict[str, str] = {}
@@ -188,7 +188,7 @@ class Fetch:
             # At once, as long as nobody looks; the first file last: by it the model is found.
             for _, part in reversed(pending):
                 await asyncio.to_thread(part.finish)
-        await self._look()
+        await self._take_in([str(self._target(file)) for file in self.plan.files])
 
     def _target(self, file: PlannedFile) -> Path:
         return self._at.settings.models_dir / file.target

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
@@ -30,9 +30,9 @@ _ANSWER_S: Final = LISTING_TIMEOUT_S - 5.0
 class Pulls:
     """Every pull of this node."""
 
-    def __init__(self, at: Workplace, look: Callable[[], Awaitable[None]]) -> None:
-        """`look` announces what is new in the models folder."""
-        self._at, self._look = at, look
+    def __init__(self, at: Workplace, take_in: Callable[[Collection[str]], Awaitable[None]]) -> None:
+        """`take_in` announces files that are new in the models folder."""
+        self._at, self._take_in = at, take_in
         self._running: dict[str, Fetch] = {}
         """By model: one pull at a time writes its files."""
         self._shared: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -148,7 +148,7 @@ class Pulls:
                 f"{self._at.node} is pulling {plan.model} from {running.plan.source}: wait for that, cancel it, or"
                 " pull this one under another name"
             )
-        fetch = Fetch(self._at, hub, plan, there, ended=self._forget, look=self._look, shared=self._lock)
+        fetch = Fetch(self._at, hub, plan, there, ended=self._forget, take_in=self._take_in, shared=self._lock)
         others_bytes = sum(other.outstanding_bytes for other in self._running.values())
         shortage = pace.find_shortage(
             needed_bytes=fetch.outstanding_bytes, free_bytes=free_bytes, others_bytes=others_bytes
