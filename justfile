@@ -20,7 +20,7 @@ test *arguments: web-install
 unit *arguments:
     uv run pytest tests/unit {{arguments}}
 
-# Pure too: what must hold for any input, on inputs that hypothesis makes up.
+# Pure too: what must hold for any input, on inputs that hypothesis makes up; `-k memory --histories 100000` for long.
 properties *arguments:
     uv run pytest tests/properties {{arguments}}
 
