@@ -12,6 +12,7 @@ from harness.supervisor import Herd
 from llamaherd_supervisor.lifecycle import State
 
 _HELD = re.compile(r"the event loop was held held_s=(\S+) late_s=(\S+) by=(.*)")
+_IMPORTED = re.compile(r"^import time: .*\| *(\S+)$", re.MULTILINE)
 _LONGEST = re.compile(r"longest hold of the event loop held_s=(\S+)")
 
 
@@ -33,6 +34,16 @@ def holds(output: str) -> list[Hold]:
 def longest_hold_s(output: str) -> float:
     """Of all, as said at its end. Fails when nobody watched."""
     return max(float(held) for held in _LONGEST.findall(output))
+
+
+def imports_while_serving(output: str) -> list[str]:
+    """Modules that a supervisor with `PYTHONPROFILEIMPORTTIME` imported once it had all that it begins with.
+
+    Without the binding of NVIDIA's driver, which is imported by a thread where there is a GPU.
+    """
+    imported = _IMPORTED.findall(output)
+    begun = imported.index("llamaherd_supervisor.app")
+    return [name for name in imported[begun + 1 :] if name != "pynvml"]
 
 
 async def load_all(herd: Herd, names: list[str], *, within_s: float) -> float:

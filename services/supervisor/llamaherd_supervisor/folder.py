@@ -74,7 +74,7 @@ class Folder:
                 await asyncio.sleep(_REST * (time.monotonic() - began))
                 await self._watching.wait(self._pause_s())
         finally:
-            await self._watching.close()
+            self._watching.close()
 
     def _pause_s(self) -> float:
         if self._arrivals:
@@ -105,7 +105,7 @@ class Folder:
         self._say_closed(listed.closed)
         self._aside = self._at.offers.files - listed.files.keys()
         seen = listed.files | await asyncio.to_thread(listing.look_at, self._aside)
-        await self._watching.follow(listed.folders)
+        self._watching.follow(listed.folders)
         for path in (self._files.keys() | self._arrivals.keys()) - seen.keys():
             self._forget(path)
         for sighting in seen.values():
