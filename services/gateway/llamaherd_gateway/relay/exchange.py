@@ -309,6 +309,7 @@ class Exchange:
         end = render_request_end(self._judged.forwarded, call.content_type, self._traceparent, len(call.body))
         receiver = hear(self, pool.instance)
         connection.send(receiver, pool.request_start(self.route.method, call.path) + end, call.body)
+        self.relay.spare_moment()
         if self._protocol.flow.write_paused:
             connection.pause()
 

@@ -98,6 +98,9 @@ class Relay:
         self._pools: dict[InstanceKey, Pool] = {}
         self._loop = asyncio.get_running_loop()
         self._complete: list[Exchange] = []
+        """Their events are not written yet."""
+        self._writing = False
+        """Whether they are about to be."""
         self._backlog = Backlog(BACKLOG_EVENTS)
         self._publishing: asyncio.Handle | None = None
         self._closing = False
@@ -287,14 +290,22 @@ class Relay:
         return pool
 
     def record(self, exchange: Exchange) -> None:
-        """Take note of a complete exchange once its answer is on the way; its event goes out within `RECORD_S`."""
-        if not self._complete:
-            self._loop.call_soon(self._write_events)
+        """Take note of a complete exchange; its event is written in a spare moment, and goes out within `RECORD_S`."""
         self._complete.append(exchange)
+        if self._publishing is None:
+            self._publishing = self._loop.call_later(RECORD_S, self._publish)
+
+    def spare_moment(self) -> None:
+        """A llama-server has been asked: until it answers there is time for what nobody waits for.
+
+        Right behind an answer there is none: a client that asks one thing after the other has the next request ready.
+        """
+        if self._complete and not self._writing:
+            self._writing = True
+            self._loop.call_soon(self._write_events)
 
     def flush(self) -> None:
         """Hand the events of all complete exchanges to the bus; what it has no room for now is tried again."""
-        self._write_events()
         if self._publishing is not None:
             self._publishing.cancel()
         self._publish()
@@ -316,10 +327,10 @@ class Relay:
             if not self._backlog.add(subject, event.request_id, encode_event(event)):
                 self._dropped += 1
         self._complete.clear()
-        if self._publishing is None:
-            self._publishing = self._loop.call_later(RECORD_S, self._publish)
+        self._writing = False
 
     def _publish(self) -> None:
+        self._write_events()
         while (self._closing or self._bus.waiting < BUS_BUSY) and (parcel := self._backlog.next()) is not None:
             if not self._bus.offer(parcel.subject, parcel.payload, msg_id=parcel.message_id):
                 break
