@@ -16,9 +16,9 @@ run service *arguments:
 test *arguments: web-install
     uv run pytest {{arguments}}
 
-# Pure tests: no process, no network, two seconds.
+# Pure tests: no process, no network, two seconds. None looks at log records, which pytest would collect for each.
 unit *arguments:
-    uv run pytest tests/unit {{arguments}}
+    uv run pytest tests/unit -p no:logging {{arguments}}
 
 # Pure too: what must hold for any input, on inputs that hypothesis makes up; `-k memory --histories 100000` for long.
 properties *arguments:

@@ -14,6 +14,20 @@ TIMEOUT = pytest.mark.timeout(method="signal")
 gc.set_threshold(100_000, 50, 50)
 
 
+spent_s = 0.0
+"""In the tests and their fixtures: collecting and telling of 1,800 takes pytest as long again."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    global spent_s
+    spent_s += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if all(HERE in Path(argument).resolve().parents or Path(argument).resolve() == HERE for argument in config.args):
+        terminalreporter.write_line(f"{spent_s:.2f} s in the unit tests themselves")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
