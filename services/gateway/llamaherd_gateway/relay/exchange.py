@@ -135,10 +135,6 @@ class Exchange:
         return self._traceparent.decode()
 
     @property
-    def trace_id(self) -> str:
-        return self.traceparent[3:35]
-
-    @property
     def key_id(self) -> str:
         """Empty: it came without a key."""
         return self.key.key if self.key is not None else ""
@@ -287,11 +283,13 @@ class Exchange:
                 body = apply_rules(rules, body)
         if body is not call.body or content_type is not call.content_type:
             call = msgspec.structs.replace(call, body=body, content_type=content_type)
-        return address(call, instance, method=route.method)
+        return address(call, instance, method=route.method) if instance.router_generation else call
 
     def facts_of(self, instance: Instance) -> Facts:
         """What is known of its model, and what the name that was asked for brings."""
-        facts, alias = self.relay.facts_of(instance), self.relay.alias_of(self.asked.model)
+        relay = self.relay
+        facts = relay.facts_of(instance)
+        alias = relay.alias_of(self.asked.model) if relay.has_aliases else None
         return facts if alias is None else msgspec.structs.replace(facts, preset=preset_of(alias))
 
     def turn(self) -> Turn:
@@ -307,7 +305,7 @@ class Exchange:
         if call.translation is not None:
             self._answer.translate(call.translation, call.keeper)
         end = render_request_end(self._judged.forwarded, call.content_type, self._traceparent, len(call.body))
-        receiver = hear(self, pool.instance)
+        receiver = hear(self, pool.instance) if pool.instance.router_generation else self
         connection.send(receiver, pool.request_start(self.route.method, call.path) + end, call.body)
         self.relay.spare_moment()
         if self._protocol.flow.write_paused:
@@ -478,19 +476,16 @@ class Exchange:
     # The answer.
 
     def _own_headers(self) -> bytes:
+        more = self.route.dialect.headers
         return b"%bx-request-id: %b%08x\r\ntraceparent: %b\r\n%b%b%b\r\n" % (
             self.relay.date_header,
             _BOOT_BYTES,
             self._number,
             self._traceparent,
             self._judged.cors,
-            self._dialect_headers(),
+            b"" if more is None else b"".join(b"%b: %b\r\n" % header for header in more(self.request_id)),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
-
-    def _dialect_headers(self) -> bytes:
-        more = self.route.dialect.headers
-        return b"" if more is None else b"".join(b"%b: %b\r\n" % header for header in more(self.request_id))
 
     @property
     def tells_progress(self) -> bool:
@@ -577,9 +572,10 @@ class Exchange:
     def _record(self, outcome: str, status: int, error: str | None) -> None:
         """The one place where an exchange becomes complete."""
         self.response_complete = True
-        self._parts.clear()
+        self._parts = []
         self._body = b""
-        self._leave_queue()
+        if self._holds_slot or self._waits:
+            self._leave_queue()
         now = time.monotonic()
         if self._known:
             only_if_loaded = self.asked.keeps_what_it_loads and not self.has_loaded
@@ -610,7 +606,7 @@ class Exchange:
             node=self.relay.node,
             model=self.model[:NAME_TOLD],
             instance=self._instance.name if self._instance is not None else "",
-            route=self._judged.target.partition(b"?")[0].decode("latin-1"),
+            route=self._judged.path,
             status=status,
             outcome=outcome,
             streamed=asked.stream if asked is not None else False,
@@ -627,7 +623,7 @@ class Exchange:
             total_ms=(now - self._began) * 1e3,
             bytes_in=self._bytes_in,
             bytes_out=self._answer.bytes_out,
-            trace_id=self.trace_id,
+            trace_id=self._traceparent[3:35].decode(),
             key_id=self.key_id,
         )
 

@@ -49,6 +49,11 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """The client asked to be told how the waiting goes (`X-Llamaherd-Progress`)."""
 
     @property
+    def path(self) -> str:
+        """Without the query."""
+        return self.target.partition(b"?")[0].decode("latin-1")
+
+    @property
     def lasts(self) -> bool:
         """Whether the same head will mean the same for as long as the herd stays as it is."""
         return self.refusal is None and (self.key is None or self.key.expires_ns is None)

@@ -134,9 +134,18 @@ class Relay:
     def has_ready(self, model: str) -> bool:
         return model in self._view.table.ready
 
+    @property
+    def has_aliases(self) -> bool:
+        """Whether clients have made any."""
+        return bool(self._view.fleet.aliases)
+
     def choose(self, exchange: Exchange) -> Instance | None:
         """The ready instance that should answer; `None`: there is none now."""
-        ready = self._view.table.ready_for(exchange.model, self.demand_of(exchange))
+        table = self._view.table
+        if exchange.asked.load is None and not self.has_aliases:
+            ready = table.ready.get(exchange.model, ())
+        else:
+            ready = table.ready_for(exchange.model, self.demand_of(exchange))
         if not ready:
             return None
         if len(ready) == 1:

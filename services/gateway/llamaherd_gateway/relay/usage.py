@@ -51,6 +51,7 @@ class _Timings(msgspec.Struct, frozen=True):
     predicted_ms: float | None = None
 
 
+_NOTHING_SAID: Final = Usage()
 _USAGE: Final = (b'"usage"', msgspec.json.Decoder(_Usage))
 _TIMINGS: Final = (b'"timings"', msgspec.json.Decoder(_Timings))
 _OPENS_OBJECT: Final = re.compile(rb"\s*:\s*\{")
@@ -89,8 +90,11 @@ class Tail:
     def usage(self) -> Usage:
         # Only the last TAIL_BYTES count, so that the result does not depend on how the bytes were split.
         tail = b"".join(self._parts)[-TAIL_BYTES:]
-        timings = _find(tail, *_TIMINGS) or _Timings()
-        usage = _find(tail, *_USAGE) or _find(self._head, *_USAGE) or _Usage()
+        timings = _find(tail, *_TIMINGS)
+        usage = _find(tail, *_USAGE) or (_find(self._head, *_USAGE) if self._size > len(self._head) else None)
+        if timings is None and usage is None:
+            return _NOTHING_SAID
+        timings, usage = timings or _Timings(), usage or _Usage()
         details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
         computed = timings.prompt_n + (timings.cache_n or 0) if timings.prompt_n is not None else None
         return Usage(
@@ -103,7 +107,10 @@ class Tail:
 
 
 def _first(*counts: int | None) -> int | None:
-    return next((count for count in counts if count is not None), None)
+    for count in counts:
+        if count is not None:
+            return count
+    return None
 
 
 def _find(data: bytes, key: bytes, decoder: "msgspec.json.Decoder[T]") -> T | None:
