@@ -1,5 +1,8 @@
 # Recipes of the workspace. `uv run just` lists them; `uv run just NAME` runs one.
 
+# The tests start services some thousand times: byte code is kept, whatever the shell says (a third of their time).
+export PYTHONDONTWRITEBYTECODE := ""
+
 # Show the recipes.
 default:
     @just --list --unsorted
