@@ -60,12 +60,25 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     rejected: str | None = None
     """Why it cannot be served."""
     instance: Instance | None = None
+    replicas: list[Instance] = []
+    """Its further instances on this node, but those that are stopped."""
 
     @property
     def state(self) -> str:
         if self.rejected is not None:
             return "rejected"
+        if any(replica.state == "ready" for replica in self.replicas):
+            return "ready"
         return self.instance.state if self.instance else "stopped"
+
+    @property
+    def rows(self) -> list["Model"]:
+        """One for each instance that is not stopped: the same with that instance alone."""
+        return [
+            msgspec.structs.replace(self, instance=instance, replicas=[])
+            for instance in (self.instance, *self.replicas)
+            if instance is not None and instance.state != "stopped"
+        ]
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

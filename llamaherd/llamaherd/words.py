@@ -1,5 +1,6 @@
 """Sentences and tables that the command line shows. Pure: rich renderables in, nothing read from outside."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -97,12 +98,11 @@ def instances_table(models: Sequence[Model], *, now_ns: int, with_node: bool) ->
         "RESTARTS",
         "",
     )
-    for model in models:
+    for model in itertools.chain.from_iterable(model.rows for model in models):
         instance = model.instance
-        if instance is None or instance.state == "stopped":
-            continue
+        assert instance is not None
         table.add_row(
-            model.model,
+            f"{model.model}/{instance.index}" if instance.index else model.model,
             *((model.node,) if with_node else ()),
             render_state(model),
             render_duration((now_ns - instance.since_ns) / 1e9) if instance.since_ns else "",

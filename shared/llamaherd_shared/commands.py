@@ -37,6 +37,20 @@ class OfferLoad(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     options: LoadOptions = LoadOptions()
     for_request: bool = False
+    another: bool = False
+    """One more instance, as for `grow`."""
+
+
+class GrowModel(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.grow`): start one more instance of a model, for the requests that
+    wait for a slot. It takes memory that is free, and goes when it has been idle for `replica_idle_s`.
+
+    Refused (`Conflict`) when there are as many as there may be, or more than the asker knew of.
+    """
+
+    model: str
+    beside: int
+    """Instances that the asker knows on that node, those that are being started among them."""
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +108,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     model: str
+    index: int = 0
+    """Which instance of the model; of several that a command is about, the first."""
     state: str
     """The instance's state now (`supervisor.lifecycle.State`)."""
     sequence: int

@@ -89,6 +89,12 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """Where memory is short, what has less is unloaded first; and of two loads that wait, this one's turn is first."""
     group: str = ""
     """One of `supervisor.groups`: whose rules about other models hold for it."""
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Instances of it on a node that loads it: each a process with slots, and memory, of its own."""
+    max_replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    """While requests wait for its slots, more are started where memory is free, up to so many on all nodes together."""
+    replica_idle_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    """What was started so is unloaded after so long without work."""
     requires: dict[str, str] = msgspec.field(default_factory=dict)
     """Labels (`supervisor.labels`) that a node must have to load it, e.g. `{gpu: h200}`."""
     preload: bool = False
@@ -97,6 +103,11 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """Served by the node's router, one llama-server for several models, unless it has `args`, `env` or a `command`."""
     client_options: bool = True
     """Whether clients may ask for other options when it is loaded (Ollama's `num_ctx`, LM Studio's load)."""
+
+    @property
+    def most_replicas(self) -> int:
+        """Instances that there may be on one node."""
+        return max(self.replicas, self.max_replicas or 0)
 
     @property
     def options(self) -> ModelOptions:
@@ -191,6 +202,8 @@ def read_entry(key: str, content: Any) -> dict[str, Any]:
     _check_args(checked.args)
     _check_env(checked.env)
     _check_command(checked, entry)
+    if checked.max_replicas is not None and checked.max_replicas < checked.replicas:
+        raise BadEntry(f"`max_replicas` is {checked.max_replicas}, and `replicas` {checked.replicas}", "max_replicas")
     return entry
 
 

@@ -57,7 +57,8 @@ TABLE: Final[tuple[Subject, ...]] = (
         "cmd.supervisor.<node>.<verb>",
         "gateway, supervisor, ui",
         "supervisor",
-        "load, offer, unload, reset, reload, whois: answered at once; describe, parameters, pull, pull-cancel, delete",
+        "load, offer, grow, unload, reset, reload, whois: answered at once;"
+        " describe, parameters, pull, pull-cancel, delete",
     ),
     Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),
     Subject("cmd.logs.<verb>", "ui", "logs", "query"),

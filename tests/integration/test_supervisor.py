@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nats
 import pytest
 import uvloop
@@ -768,6 +769,37 @@ def test_server_that_answers_probes_but_never_finishes_a_request_is_ended_by_an_
             assert isinstance(exited, InstanceExited)
             assert (exited.cause, exited.signal) == ("unload", "SIGKILL")
             assert node.llama_servers() == []
+
+    uvloop.run(body())
+
+
+def test_server_that_answers_probes_and_infers_nothing_is_told_and_then_replaced(node: Node) -> None:
+    """T14: it had run out of memory, looked well, and nobody heard of it."""
+
+    async def body() -> None:
+        node.add_model("numb", delay_token_s=10_000.0, tokens=2)
+        async with herd_of(node, "numb") as herd:
+            node.start(answer_stall_s=0.8, answer_kill_s=3.0)
+            await herd.offered()
+            await herd.load()
+            instance = await herd.state(State.READY)
+
+            (process,) = node.llama_servers("numb")
+            headers = {"Authorization": f"Bearer {process.environ()['LLAMA_API_KEY']}"}
+            url = f"http://{instance.host}:{instance.port}/v1/chat/completions"
+            body = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
+            async with httpx.AsyncClient() as client, client.stream("POST", url, json=body, headers=headers) as answer:
+                lines = answer.aiter_lines()
+                await anext(lines)
+
+                await until(lambda: "nothing of its answers has moved" in herd.note, what="it is told")
+                await until(lambda: herd.instance().generation == 2, what="it is started again")
+
+            await until(lambda: not herd.note, what="it is taken back")
+            await herd.state(State.READY)
+            (exited,) = [fact for fact in herd.history() if isinstance(fact, InstanceExited)]
+            assert (exited.cause, exited.fault) == ("unhealthy", "stuck")
+            assert exited.reason == "nothing of its answers moved for 3 s, and it was ended"
 
     uvloop.run(body())
 

@@ -752,7 +752,7 @@ def test_commands_go_to_the_supervisor_and_refusals_come_back(nats_server: NatsS
 
         assert (accepted.status_code, accepted.json()) == (
             202,
-            {"node": "n1", "model": "cria", "state": "loading", "sequence": 7, "replaces": 0},
+            {"node": "n1", "model": "cria", "index": 0, "state": "loading", "sequence": 7, "replaces": 0},
         )
         assert asked == ["cria", "cria"]
         assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "conflict")

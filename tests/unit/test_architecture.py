@@ -25,6 +25,7 @@ SHELL_FOLDERS = {"bus", "cli", "launcher"}
 """Packages that are adapters as a whole."""
 
 SHELL_PATHS = {
+    "llamaherd_gateway/routing/growing.py",
     "llamaherd_gateway/routing/placing.py",
     "llamaherd_shared/configuration.py",
     "llamaherd_shared/loop_watch.py",

@@ -36,7 +36,7 @@ def models(*, url: Url = None, json: Json = False, quiet: Quiet = False) -> int:
 def ps(*, url: Url = None, json: Json = False, quiet: Quiet = False) -> int:
     """List the llama-servers that run, load, or wait to be started again."""
     with open_client(url) as client:
-        found = [model for model in client.models() if model.instance is not None and model.state != "stopped"]
+        found = [model for model in client.models() if model.rows]
     screen = Screen()
     if json:
         print_json(found)

@@ -28,6 +28,7 @@ from llamaherd_gateway.relay.protocol import RelayProtocol
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.response_handlers import ResponseHandlers
 from llamaherd_gateway.routing.cards import build_cards
+from llamaherd_gateway.routing.growing import Growing
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.policy import Policy
 from llamaherd_gateway.settings import GatewaySettings
@@ -108,7 +109,14 @@ async def serve(
         if later := configuration.needing_restart(now, but=frozenset({"aliases", "default_model"})):
             log.warning("what else has changed counts after a restart", settings=later)
 
-    working = (follower.run(), relay.sweep(), relay.gossip(), configuration.follow(service, reload))
+    growing = Growing(view, bus, log, by=gateway_id, spec_of=policy.of, waiting=lambda: relay.admission.queued)
+    working = (
+        follower.run(),
+        relay.sweep(),
+        relay.gossip(),
+        growing.run(),
+        configuration.follow(service, reload),
+    )
     tasks = [asyncio.create_task(task) for task in working]
     try:
         actions = Actions(

@@ -19,6 +19,7 @@ from llamaherd_shared.commands import (
     DeleteModel,
     DescribeModel,
     DescribeParameters,
+    GrowModel,
     LoadModel,
     OfferLoad,
     PullModel,
@@ -135,9 +136,9 @@ class Supervisor:
             memory=self.memory,
         )
         self.router = Router(self.at, self._owner_of)
-        self.commands = Commands(self.at, self._owner_of, lambda model: (model, 0) in self.owners)
+        self.commands = Commands(self.at, self.owners, self._owner_of)
         self.folder = Folder(self.at, self.models, surveyed=self._preload)
-        self.reloading = Reloading(self.at, self.folder, self.owners, configuration)
+        self.reloading = Reloading(self.at, self.folder, self.owners, configuration, settle=self.commands.settle)
         self.pulls = Pulls(self.at, self.folder.take_in)
         self._leftovers = Leftovers(self.at)
         self._joined_ns = 0
@@ -265,8 +266,9 @@ class Supervisor:
         self._tasks[owner] = asyncio.create_task(owner.run(left))
         return owner
 
-    def _owner_of(self, model: str) -> RoutedOwner:
-        return self.owners.get((model, 0)) or self._own(Instance(node=self.node, model=model), _UNWANTED)
+    def _owner_of(self, model: str, index: int = 0) -> RoutedOwner:
+        instance = Instance(node=self.node, model=model, index=index)
+        return self.owners.get((model, index)) or self._own(instance, _UNWANTED)
 
     async def _serve(self) -> list[Served]:
         bus, command = self.service.bus, partial(self.subjects.command, "supervisor", node=self.node)
@@ -278,6 +280,7 @@ class Supervisor:
         return [
             await bus.serve(command("load"), LoadModel, commands.load),
             await bus.serve(command("offer"), OfferLoad, commands.offer),
+            await bus.serve(command("grow"), GrowModel, commands.grow),
             await bus.serve(command("unload"), UnloadModel, commands.unload),
             await bus.serve(command("reset"), ResetModel, commands.reset),
             await bus.serve(command("cancel-load"), CancelLoad, commands.cancel_load),
@@ -289,7 +292,7 @@ class Supervisor:
         bus, command = self.service.bus, partial(self.subjects.command, "supervisor", node=self.node)
         files = FileCommands(
             self.at,
-            owner_of=lambda model: self.owners.get((model, 0)),
+            owners_of=self.commands.owners_of,
             is_pulling=self.pulls.is_pulling,
             looking=self.folder.looking,
             gone=self.folder.record_deletion,
@@ -351,4 +354,4 @@ class Supervisor:
                 self.service.log.warning("a model cannot be loaded from the start", model=name, why=error.message)
             else:
                 # It takes what room there is: of several that do not fit together the first ones stay.
-                self._owner_of(name).ask(msgspec.structs.replace(load, may_evict=False))
+                self.commands.start(name, msgspec.structs.replace(load, may_evict=False))

@@ -66,6 +66,8 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
     """It was asked to go, and its memory comes back."""
     busy: bool = False
     pinned: bool = False
+    spare: bool = False
+    """More than its model is to have at least: it goes before what would leave a model without any."""
     priority: int = 0
     group: str = ""
     ready_ns: int = 0
@@ -202,7 +204,8 @@ class _Queue:
             return []
         if not wish.may_evict:
             return None
-        open_to_it = [resident for resident in others if not resident.pinned]
+        # Two instances of one model make no room for each other: they would never both be there.
+        open_to_it = [resident for resident in others if not resident.pinned and resident.model != wish.model]
         idle = [resident for resident in open_to_it if resident.ready and not resident.busy]
         return choose_victims(idle, missing) or choose_victims(open_to_it, missing)
 
@@ -233,18 +236,19 @@ class _Queue:
 
     def _turn_away(self, wish: Wish) -> Decision:
         """Refused, unless it has room once those before it have been loaded and may be unloaded again."""
-        stuck = {each.model: each.holds for each in self._staying if each.pinned or not wish.may_evict}
+        keeps = [each for each in self._staying if each.pinned or not wish.may_evict or each.model == wish.model]
+        stuck = [(each.model, each.holds) for each in keeps]
         if not wish.may_evict:
-            stuck |= {each.model: each.estimate.needs for each in self._before}
-        free = subtract(self._limits, *stuck.values())
+            stuck += [(each.model, each.estimate.needs) for each in self._before]
+        free = subtract(self._limits, *(holds for _, holds in stuck))
         if self._before and wish.may_evict and not lacking(wish.estimate.needs, free):
             return Await(f"{self._before[0].model}, which was asked for first")
         return Refuse(self._explain(wish, stuck, free))
 
-    def _explain(self, wish: Wish, stuck: Mapping[str, Bytes], free: Bytes) -> str:
+    def _explain(self, wish: Wish, stuck: Sequence[tuple[str, Bytes]], free: Bytes) -> str:
         """The arithmetic: what it needs, what is free, who has the rest."""
         devices = lacking(wish.estimate.needs, free) or wish.estimate.needs
-        kept = [f"{model} has {_render(holds, devices)}" for model, holds in stuck.items() if _render(holds, devices)]
+        kept = [f"{model} has {_render(holds, devices)}" for model, holds in stuck if _render(holds, devices)]
         limits = [(self._limits.get(each, 0), each) for each in devices]
         of = " and ".join(f"{render_amount(limit, each)} of {render_device(each)}" for limit, each in limits)
         text = f"{render_need(wish.model, wish.estimate, free)} of the {of} that models may have"
@@ -273,5 +277,5 @@ def choose_victims(candidates: Iterable[Resident], missing: Bytes) -> list[Resid
     return chosen
 
 
-def _worth(resident: Resident) -> tuple[int, int, Key]:
-    return resident.priority, resident.used_ns, resident.key
+def _worth(resident: Resident) -> tuple[int, bool, int, Key]:
+    return resident.priority, not resident.spare, resident.used_ns, resident.key

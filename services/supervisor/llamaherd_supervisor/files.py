@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from llamaherd_shared.commands import DeleteModel, DescribeModel, ModelDeleted, ModelDescription
@@ -25,13 +25,13 @@ class FileCommands:
         self,
         at: Workplace,
         *,
-        owner_of: Callable[[str], Owner | None],
+        owners_of: Callable[[str], Sequence[Owner]],
         is_pulling: Callable[[str], bool],
         looking: asyncio.Lock,
         gone: Callable[[str], None],
     ) -> None:
         """`looking` keeps the models folder from being looked at; `gone` announces that a model is not in it."""
-        self._at, self._owner_of, self._is_pulling = at, owner_of, is_pulling
+        self._at, self._owners_of, self._is_pulling = at, owners_of, is_pulling
         self._looking, self._gone = looking, gone
 
     async def describe(self, command: DescribeModel) -> ModelDescription:
@@ -95,23 +95,20 @@ class FileCommands:
         return "" if shared else projector
 
     async def _unload(self, model: str) -> None:
-        owner = self._owner_of(model)
-        if owner is None:
-            return
+        owners = self._owners_of(model)
         limits = self._at.settings.limits()
         timeout_s = limits.drain_timeout_s + limits.stop_timeout_s + _MARGIN_S
-        owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
+        for owner in owners:
+            owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
         try:
-            await asyncio.wait_for(owner.settled.wait(), timeout_s)
+            await asyncio.wait_for(asyncio.gather(*(owner.settled.wait() for owner in owners)), timeout_s)
         except TimeoutError:
             raise Unavailable(f"{model} could not be unloaded within {timeout_s:g} s; it was not deleted") from None
 
     def _check_unloaded(self, model: str) -> None:
-        owner = self._owner_of(model)
-        if owner is None:
-            return
-        if owner.instance.state is State.FAILED:
-            # Nothing runs, and there is nothing to try again.
-            owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
-        elif not owner.settled.is_set():
-            raise Conflict(f"{model} is {owner.instance.state}: unload it first")
+        for owner in self._owners_of(model):
+            if owner.instance.state is State.FAILED:
+                # Nothing runs, and there is nothing to try again.
+                owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
+            elif not owner.settled.is_set():
+                raise Conflict(f"{model} is {owner.instance.state}: unload it first")

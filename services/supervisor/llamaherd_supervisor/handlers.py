@@ -38,6 +38,7 @@ from llamaherd_supervisor.launching import Plan, differences, make_plan
 from llamaherd_supervisor.lifecycle import (
     ALIVE,
     EVICTED,
+    AnswersStood,
     Drain,
     DrainBegan,
     Forget,
@@ -90,6 +91,8 @@ _PROGRESS_S: Final = 0.25
 _HEADWAY_S: Final = 2.0
 """Between two looks at whether a load goes on at all."""
 _SLOTS_S: Final = 0.1
+_USE_S: Final = 10.0
+"""Between two looks at what a ready instance works on."""
 _LINES_TOLD: Final = 20
 """Of the end of a log, in the fact about an exit that nobody asked for."""
 _LOG_BUSY_S: Final = 0.05
@@ -158,6 +161,8 @@ class Owner:
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         """Takes what is wanted (`Wanted`, `Load`) and what was seen."""
         self._wanted = wanted
+        self.is_wanted = wanted.wanted
+        """Whether it is to run, by what was said last: it may not have been heard yet."""
         self._vitals = Vitals()
         self._process: Process | None = None
         self._upstream: Upstream | None = None
@@ -175,6 +180,8 @@ class Owner:
         """Lines of its load that are its own, and no answer to our probes."""
         self._oom_kills = 0
         """Of this machine, when the process was last known to be well."""
+        self._stuck = False
+        """Whether it was said that nothing of its answers moves."""
         self.settled = asyncio.Event()
         """Set while nothing runs and nothing will be started."""
 
@@ -190,14 +197,15 @@ class Owner:
     def subject(self) -> str:
         return self._at.service.bus.subjects.instance(self.instance.node, self.instance.model, self.instance.index)
 
-    @property
-    def is_wanted(self) -> bool:
-        return self._wanted.wanted
-
     def ask(self, wanted: Wanted | Load) -> None:
         """Say what is wanted from now on; returns at once. Asking twice is asking once."""
+        self.is_wanted = isinstance(wanted, Load) or wanted.wanted
         self.settled.clear()
         self._inbox.put_nowait(wanted)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.instance.state is State.FAILED
 
     @property
     def is_ready(self) -> bool:
@@ -236,6 +244,11 @@ class Owner:
         if not isinstance(found_now, ModelFound):
             return []
         return differences(self._plan, self._at.plan(self.instance, self._wanted.options, offers, found_now))
+
+    @property
+    def asked_options(self) -> LoadOptions:
+        """What its last load asked for."""
+        return self._wanted.options
 
     def reload(self) -> None:
         """Start what runs again, as it would be started now; returns at once."""
@@ -342,7 +355,7 @@ class Owner:
         match event:
             case InstanceStarted():
                 self._at.service.log.info("llama-server started", instance=name, pid=event.pid, port=event.port)
-            case InstanceExited(cause="unload" | "shutdown" | "reload"):
+            case InstanceExited(cause="unload" | "shutdown" | "reload" | "idle" | "drained"):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
             case InstanceExited() if event.cause.startswith(EVICTED):
                 self._at.service.log.info("llama-server stopped", instance=name, cause=event.cause)
@@ -490,6 +503,7 @@ class Owner:
             )
         self._upstream = upstream
         file_bytes = found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0
+        self._watch(self._watch_use(upstream, generation))
         following = self._watch(self._follow_log(process, tail, generation, file_bytes))
         probing = self._watch(self._probe(upstream, generation))
         self._watch(self._await_exit(process, tail, generation, (following, probing)))
@@ -622,6 +636,44 @@ class Owner:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 1.3, _LOADING_PROBE_S)
         return HealthAnswered(generation, props.total_slots, props.default_generation_settings.n_ctx)
+
+    async def _watch_use(self, upstream: Upstream, generation: int) -> None:
+        """Tell of answers that stand still; let go what was started for a while, and is idle."""
+        settings, spec = self._at.settings, self._at.offers.spec(self.instance.model)
+        every_s = min(_USE_S, settings.answer_stall_s / 4, spec.replica_idle_s / 4)
+        last: Use | None = None
+        still_s = idle_s = 0.0
+        while True:
+            await asyncio.sleep(every_s)
+            if self.instance.state is not State.READY:
+                self._say_stuck(0.0)
+                continue
+            use = await upstream.probe_use(timeout_s=settings.probe_timeout_s)
+            if use is not None and (not use.busy or use.tokens is None or last is None or use.tokens != last.tokens):
+                still_s = 0.0
+            else:
+                still_s += every_s
+            worked = use is None or use.busy > 0 or (last is not None and use.newest != last.newest)
+            idle_s = 0.0 if worked else idle_s + every_s
+            last = use or last
+            self.tell(AnswersStood(generation, still_s))
+            self._say_stuck(still_s)
+            self._go_if_spare(idle_s)
+
+    def _say_stuck(self, still_s: float) -> None:
+        """Once, when it begins, and when it is over."""
+        stuck = still_s >= self._at.settings.answer_stall_s
+        if stuck is not self._stuck:
+            self._stuck = stuck
+            text = f"{self._name} looks well, and nothing of its answers has moved for {still_s:.0f} s."
+            self._at.service.remark(text if stuck else "", about=f"stuck {self._name}")
+            if stuck:
+                self._at.service.log.warning("an instance makes no headway", instance=self._name, for_s=round(still_s))
+
+    def _go_if_spare(self, idle_s: float) -> None:
+        spec = self._at.offers.spec(self.instance.model)
+        if self.is_wanted and self.instance.index >= spec.replicas and idle_s >= spec.replica_idle_s:
+            self.ask(Wanted(wanted=False, cause="idle", asked_ns=time.time_ns()))
 
     async def _count_slots(self) -> None:
         generation, upstream = self.instance.generation, self._upstream

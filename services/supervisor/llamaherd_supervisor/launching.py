@@ -61,7 +61,8 @@ def make_plan(spec: ModelSpec, found: ModelFound, asked: LoadOptions, *, models_
         args=spec.args,
         architecture=found.architecture,
         env=env,
-        router=spec.router,
+        # A router serves each model once.
+        router=spec.router and spec.most_replicas == 1,
     )
 
 

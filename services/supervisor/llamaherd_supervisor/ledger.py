@@ -25,6 +25,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     uses: Bytes = {}
     """Measured; empty: not yet."""
     pinned: bool = False
+    spare: bool = False
     priority: int = 0
     group: str = ""
     ready_ns: int = 0
@@ -128,6 +129,7 @@ def _resident(key: Key, standing: Standing, estimate: Estimate) -> Resident:
         leaving=standing.leaving,
         busy=standing.busy,
         pinned=standing.pinned,
+        spare=standing.spare,
         priority=standing.priority,
         group=standing.group,
         ready_ns=standing.ready_ns,

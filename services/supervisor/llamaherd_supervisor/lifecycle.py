@@ -106,6 +106,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float = 30.0
     evict_timeout_s: float = 3600.0
     answer_stall_s: float = 120.0
+    answer_kill_s: float = 600.0
     load_stall_s: float = 300.0
     backoff_base_s: float = 0.5
     backoff_max_s: float = 60.0
@@ -166,6 +167,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """Why SIGKILL was sent; `None` when it was not."""
     still_s: float = 0.0
     """For how long nothing of its load has moved."""
+    stuck_s: float = 0.0
+    """For how long nothing of its answers has moved, since it was ready."""
     watched_ns: int = 0
     """Since when, if an earlier supervisor spawned it: nothing of the above is known from before."""
 
@@ -252,6 +255,13 @@ class HealthMissed(msgspec.Struct, frozen=True):
     generation: int
 
 
+class AnswersStood(msgspec.Struct, frozen=True):
+    """For how long nothing of what a ready instance works on has moved; 0: it goes on, or has nothing to do."""
+
+    generation: int
+    for_s: float
+
+
 class SlotsCounted(msgspec.Struct, frozen=True):
     generation: int
     busy: int
@@ -302,6 +312,7 @@ Observation = (
     | LoadStood
     | HealthAnswered
     | HealthMissed
+    | AnswersStood
     | SlotsCounted
     | DrainBegan
     | Signalled
@@ -369,6 +380,7 @@ def _generation_of(seen: Observation) -> int | None:
             | LoadStood()
             | HealthAnswered()
             | HealthMissed()
+            | AnswersStood()
             | SlotsCounted()
             | MemoryMeasured()
             | ProcessExited()
@@ -516,6 +528,8 @@ def _killed_by_us(instance: Instance, vitals: Vitals, limits: Limits) -> Fault |
         return None
     if instance.state is State.LOADING:
         return Fault("stuck", f"nothing of its load moved for {limits.load_stall_s:g} s, and it was ended")
+    if _is_stuck(vitals, limits):
+        return Fault("stuck", f"nothing of its answers moved for {limits.answer_kill_s:g} s, and it was ended")
     return Fault("unresponsive", f"it no longer answered {limits.max_missed} health probes, and was ended")
 
 
@@ -568,6 +582,8 @@ def notice(instance: Instance, vitals: Vitals, seen: Observation) -> Vitals:
             return msgspec.structs.replace(vitals, missed=vitals.missed + 1)
         case LoadStood(for_s=for_s):
             return msgspec.structs.replace(vitals, still_s=for_s)
+        case AnswersStood(for_s=for_s):
+            return msgspec.structs.replace(vitals, stuck_s=for_s)
         case SlotsCounted(busy=busy, stalled=stalled):
             return msgspec.structs.replace(vitals, busy_slots=busy, stalled=stalled)
         case Signalled(cause=cause, kill=True):
@@ -654,7 +670,8 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             if not wanted.wanted or _is_replaced(instance, wanted):
                 return Drain(wanted.cause)
             # What does not answer would not hear SIGTERM either: no STOPPING here.
-            return Signal("unhealthy", kill=True) if vitals.missed >= limits.max_missed else None
+            ill = vitals.missed >= limits.max_missed or _is_stuck(vitals, limits)
+            return Signal("unhealthy", kill=True) if ill else None
         case State.DRAINING:
             for_s = min(for_s, (now_ns - vitals.watched_ns) / 1e9)
             return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, limits) - for_s)
@@ -668,6 +685,11 @@ def _drain_s(instance: Instance, vitals: Vitals, limits: Limits) -> float:
         return _DRAIN_GRACE_S
     works = vitals.busy_slots is not None and not vitals.stalled and vitals.missed < limits.max_missed
     return limits.evict_timeout_s if works and instance.cause.startswith(EVICTED) else limits.drain_timeout_s
+
+
+def _is_stuck(vitals: Vitals, limits: Limits) -> bool:
+    """Whether it looks well and answers nobody, as one does that has run out of memory on its GPU."""
+    return 0 < limits.answer_kill_s <= vitals.stuck_s
 
 
 def _is_replaced(instance: Instance, wanted: Wanted) -> bool:

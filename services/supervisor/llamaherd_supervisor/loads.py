@@ -1,13 +1,14 @@
 """Commands about instances: load, unload, take a load back, and who answers here at all."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from llamaherd_shared.commands import (
     Accepted,
     CancelLoad,
+    GrowModel,
     LoadModel,
     ModelReset,
     Offer,
@@ -15,7 +16,9 @@ from llamaherd_shared.commands import (
     ResetModel,
     UnloadModel,
 )
+from llamaherd_shared.events.model import ModelFound
 from llamaherd_supervisor import reconcile
+from llamaherd_supervisor.eviction import Key
 from llamaherd_supervisor.handlers import Owner, Workplace
 from llamaherd_supervisor.lifecycle import Instance, Reset, State, Wanted, has_crashes_to_forget
 from llamaherd_supervisor.reconcile import Load
@@ -31,10 +34,14 @@ class Here(msgspec.Struct, frozen=True):
 
 
 class Commands:
-    """Answers `load` and `unload` at once: accepted, or refused and why."""
+    """Answers at once: accepted, or refused and why.
 
-    def __init__(self, at: Workplace, owner_of: Callable[[str], Owner], is_known: Callable[[str], bool]) -> None:
-        self._at, self._owner_of, self._is_known = at, owner_of, is_known
+    A model's instances are loaded, unloaded and reset together; an answer is about the first of them.
+    """
+
+    def __init__(self, at: Workplace, owners: Mapping[Key, Owner], owner_of: Callable[[str, int], Owner]) -> None:
+        """`owners`: of all instances there have been; `owner_of` makes one where there is none."""
+        self._at, self._owners, self._owner_of = at, owners, owner_of
         self._wanted_by: dict[str, set[str]] = {}
         """Model -> who asked for its load (`LoadModel.by`) and has not taken that back."""
 
@@ -55,69 +62,146 @@ class Commands:
         load = self.decide(command)
         await self._check_memory(command.model, load)
         self._wanted_by.setdefault(command.model, set()).add(command.by)
-        return await self._accept(command.model, load)
+        accepted = await self._accept(self._owner_of(command.model, 0), load)
+        self.start(command.model, load, but=0)
+        return accepted
+
+    def start(self, model: str, load: Load, *, but: int | None = None) -> None:
+        """Load all instances that there are to be; `but` has been told already."""
+        least = range(self._at.offers.spec(model).replicas)
+        more = [owner.instance.index for owner in self.owners_of(model) if owner.is_wanted]
+        for index in sorted({*least, *more} - {but}):
+            self._owner_of(model, index).ask(load)
+
+    async def grow(self, command: GrowModel) -> Accepted:
+        """One more instance, where memory is free. Raises `Conflict`, `NoMemory`, and what refuses a load."""
+        owner, load = self._another(command.model, beside=command.beside)
+        plan = self._at.plan(owner.instance, load.options)
+        if not self._at.memory.is_promised(owner.key):
+            await self._at.memory.check(owner.key, plan, may_evict=False)
+        return await self._accept(owner, lambda: self._another(command.model, beside=command.beside)[1])
+
+    def _another(self, model: str, *, beside: int | None = None) -> tuple[Owner, Load]:
+        load = self.decide(LoadModel(model=model))
+        spec = self._at.offers.spec(model)
+        running = {
+            each.instance.index: each for each in self.owners_of(model) if each.is_wanted and not each.has_failed
+        }
+        index = reconcile.next_replica(model, running, spec, node=self._at.node, beside=beside)
+        options = next((each.asked_options for each in running.values()), load.options)
+        return self._owner_of(model, index), msgspec.structs.replace(load, options=options, may_evict=False)
+
+    def settle(self) -> None:
+        """What is said about the number of instances has changed: start what is missing, unload what is too much."""
+        for model in {model for model, _ in self._owners}:
+            spec = self._at.offers.spec(model)
+            wanted = [owner for owner in self.owners_of(model) if owner.is_wanted]
+            for owner in wanted:
+                if owner.instance.index >= spec.most_replicas:
+                    owner.ask(Wanted(wanted=False, cause="reload", asked_ns=time.time_ns()))
+            if not wanted or not isinstance(self._at.models.get(model), ModelFound):
+                continue
+            load = Load(options=wanted[0].asked_options, asked_ns=time.time_ns())
+            for index in range(spec.replicas):
+                if not any(owner.instance.index == index for owner in wanted):
+                    self._owner_of(model, index).ask(load)
 
     async def offer(self, command: OfferLoad) -> Offer:
         """What the load would be like. Raises why it would be refused."""
+        if command.another:
+            owner, load = self._another(command.model)
+            plan = self._at.plan(owner.instance, load.options)
+            return await self._at.memory.offer(owner.key, plan, load_s=_last_load_s(owner.instance), may_evict=False)
         load = self.decide(LoadModel(model=command.model, options=command.options, for_request=command.for_request))
-        known = self._is_known(command.model)
-        owner = self._owner_of(command.model) if known else None
-        instance = owner.instance if owner is not None else Instance(node=self._at.node, model=command.model)
-        options = owner.wanted_after(load).options if owner is not None else load.options
+        known = self._owners.get((command.model, 0))
+        instance = known.instance if known is not None else Instance(node=self._at.node, model=command.model)
+        options = known.wanted_after(load).options if known is not None else load.options
         plan = self._at.plan(instance, options)
-        load_s = instance.last_marks[-1][1] if instance.last_marks else None
-        return await self._at.memory.offer((command.model, 0), plan, load_s=load_s)
+        return await self._at.memory.offer((command.model, 0), plan, load_s=_last_load_s(instance))
 
     async def cancel_load(self, command: CancelLoad) -> Accepted:
         """Ends a load that nobody wants any more; else changes nothing."""
         wanted_by = self._wanted_by.get(command.model, set())
         wanted_by.discard(command.by)
-        owner = self._owner_of(command.model)
-        state = owner.instance.state
-        if not wanted_by and state in (State.WAITING, State.LOADING, State.BACKOFF):
-            wanted = Wanted(wanted=False, cause="cancelled", asked_ns=time.time_ns())
-            return await self._accept(command.model, wanted)
-        sequence = await self._at.journal.sequence(owner.subject)
-        return Accepted(node=self._at.node, model=command.model, state=state.value, sequence=sequence)
+        first, *others = self._all_of(command.model)
+        coming = (State.WAITING, State.LOADING, State.BACKOFF)
+        if wanted_by or first.instance.state not in coming or any(owner.is_ready for owner in others):
+            sequence = await self._at.journal.sequence(first.subject)
+            state = first.instance.state.value
+            return Accepted(node=self._at.node, model=command.model, state=state, sequence=sequence)
+        return await self._accept_all(
+            [first, *others], Wanted(wanted=False, cause="cancelled", asked_ns=time.time_ns())
+        )
 
     async def _check_memory(self, model: str, load: Load) -> None:
         """Raises `NoMemory` before anything is stopped for a load that could never be."""
-        owner = self._owner_of(model)
+        owner = self._owner_of(model, 0)
         wanted = owner.wanted_after(load)
         replaced = wanted.replaces == owner.instance.generation > 0
         if replaced or not self._at.memory.is_promised(owner.key):
             await self._at.memory.check(owner.key, self._at.plan(owner.instance, wanted.options))
 
     async def unload(self, command: UnloadModel) -> Accepted:
-        known = self._is_known(command.model)
         wanted = reconcile.decide_unload(
-            command.model, node=self._at.node, models=self._at.models, known=known, now_ns=time.time_ns()
+            command.model,
+            node=self._at.node,
+            models=self._at.models,
+            known=(command.model, 0) in self._owners,
+            now_ns=time.time_ns(),
         )
         self._wanted_by.pop(command.model, None)
-        return await self._accept(command.model, wanted)
+        return await self._accept_all(self._all_of(command.model), wanted)
 
     async def reset(self, command: ResetModel) -> ModelReset:
         model = command.model
-        reconcile.refuse_unknown(model, node=self._at.node, models=self._at.models, known=self._is_known(model))
-        owner = self._owner_of(model)
-        sequence = await self._at.journal.sequence(owner.subject)
-        forgotten = has_crashes_to_forget(owner.instance)
-        state = owner.instance.state.value
-        owner.tell(Reset())
+        known = (model, 0) in self._owners
+        reconcile.refuse_unknown(model, node=self._at.node, models=self._at.models, known=known)
+        owners = self._all_of(model)
+        sequence = await self._at.journal.sequence(owners[0].subject)
+        forgetful = [owner for owner in owners if has_crashes_to_forget(owner.instance)]
+        state = (forgetful or owners)[0].instance.state.value
+        for owner in forgetful:
+            owner.tell(Reset())
         return ModelReset(
             node=self._at.node,
             model=model,
             state=state,
-            forgotten=forgotten,
-            starts=forgotten and owner.is_wanted,
+            forgotten=bool(forgetful),
+            starts=any(owner.is_wanted for owner in forgetful),
             sequence=sequence,
         )
 
-    async def _accept(self, model: str, wanted: Wanted | Load) -> Accepted:
-        owner = self._owner_of(model)
+    def owners_of(self, model: str) -> list[Owner]:
+        """By index; none of a model that was never loaded."""
+        return [owner for (name, _), owner in sorted(self._owners.items()) if name == model]
+
+    def _all_of(self, model: str) -> list[Owner]:
+        """The same, with the first instance in any case."""
+        return [self._owner_of(model, 0), *(owner for owner in self.owners_of(model) if owner.instance.index)]
+
+    async def _accept_all(self, owners: Sequence[Owner], wanted: Wanted) -> Accepted:
+        accepted = await self._accept(owners[0], wanted)
+        for owner in owners[1:]:
+            owner.ask(wanted)
+        return accepted
+
+    async def _accept(self, owner: Owner, asked: Wanted | Load | Callable[[], Load]) -> Accepted:
+        """`asked` may be decided in the end, when nobody can ask for something else in between; that may raise."""
         # Before the owner hears of it: whoever follows from here sees all that the command led to, and nothing older.
         sequence = await self._at.journal.sequence(owner.subject)
+        wanted = asked() if callable(asked) else asked
         state = owner.instance.state.value
         replaces = owner.replaced_by(wanted) if isinstance(wanted, Load) else 0
         owner.ask(wanted)
-        return Accepted(node=self._at.node, model=model, state=state, sequence=sequence, replaces=replaces)
+        return Accepted(
+            node=self._at.node,
+            model=owner.instance.model,
+            index=owner.instance.index,
+            state=state,
+            sequence=sequence,
+            replaces=replaces,
+        )
+
+
+def _last_load_s(instance: Instance) -> float | None:
+    return instance.last_marks[-1][1] if instance.last_marks else None

@@ -159,21 +159,21 @@ class Memory:
         self._ledger.wish(self._wish(key, need.estimate, asked_ns=asked_ns or time.time_ns(), may_evict=may_evict))
         self._changed.set()
 
-    async def check(self, key: Key, plan: Plan) -> None:
+    async def check(self, key: Key, plan: Plan, *, may_evict: bool = True) -> None:
         """Raises `NoMemory` when this load would be refused now; nothing is booked."""
         need = await self._need(key, plan)
         reading = await self._read()
         others = {name: standing for name, standing in self._standings(reading).items() if name != key}
-        wish = self._wish(key, need.estimate, asked_ns=time.time_ns(), may_evict=True)
+        wish = self._wish(key, need.estimate, asked_ns=time.time_ns(), may_evict=may_evict)
         refusal = self._ledger.refusal(wish, others, self._limits(reading), now_ns=time.time_ns())
         if refusal is not None:
             raise NoMemory(self._explain(refusal, reading))
 
-    async def offer(self, key: Key, plan: Plan, *, load_s: float | None) -> Offer:
+    async def offer(self, key: Key, plan: Plan, *, load_s: float | None, may_evict: bool = True) -> Offer:
         """What this load would be like here. Raises `NoMemory`."""
         need = await self._need(key, plan)
         reading, now_ns = await self._read(), time.time_ns()
-        wish = self._wish(key, need.estimate, asked_ns=now_ns, may_evict=True)
+        wish = self._wish(key, need.estimate, asked_ns=now_ns, may_evict=may_evict)
         standings, limits = self._standings(reading), self._limits(reading)
         decision, evicts_bytes, free_ratio = self._ledger.preview(wish, standings, limits, now_ns=now_ns)
         if isinstance(decision, Refuse):
@@ -253,7 +253,8 @@ class Memory:
             leaving=tenant.is_leaving,
             busy=stay is not None and stay.busy,
             uses=self._uses(tenant.key, stay.peak if stay is not None else reading.uses.get(tenant.key, {})),
-            pinned=spec.pin,
+            pinned=spec.pin and tenant.key[1] < spec.replicas,
+            spare=tenant.key[1] >= spec.replicas,
             priority=spec.priority,
             group=spec.group,
             ready_ns=since_ns,

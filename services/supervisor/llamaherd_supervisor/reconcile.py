@@ -1,13 +1,13 @@
 """What is wanted meets what is: commands are decided, and a restarted supervisor finds its work, in this file."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
 from llamaherd_shared.commands import LoadModel
-from llamaherd_shared.errors import NotFound, Rejected, Unavailable
+from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected
 from llamaherd_shared.model_options import LoadOptions, overlay, satisfies
 from llamaherd_shared.model_spec import ModelSpec, at_least, within
@@ -59,6 +59,19 @@ def decide_load(
     if command.for_request:
         options = at_least(options, spec)
     return Load(options=options, for_request=command.for_request, asked_ns=now_ns)
+
+
+def next_replica(model: str, wanted: Collection[int], spec: ModelSpec, *, node: str, beside: int | None = None) -> int:
+    """Index of the instance to start beside those that are wanted.
+
+    Raises `Conflict` where there are as many as there may be, or more than somebody who asks for one knows of.
+    """
+    if beside is not None and len(wanted) > beside:
+        raise Conflict(f"{node} has {len(wanted)} instances of {model} already, and {beside} were known")
+    if len(wanted) >= spec.most_replicas:
+        most = f"as many as there may be ({len(wanted)}, `max_replicas`)"
+        raise Conflict(f"{node} has {most} instances of {model}")
+    return next(index for index in range(spec.most_replicas) if index not in wanted)
 
 
 def heed(before: Wanted, load: Load, instance: Instance, *, told: Mapping[str, Any]) -> Wanted:

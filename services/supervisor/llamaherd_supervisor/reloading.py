@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from llamaherd_shared.commands import ReloadConfiguration, Reloaded, Restart
 from llamaherd_shared.configuration import Configuration
@@ -25,7 +25,11 @@ class Reloading:
         folder: Folder,
         owners: Mapping[tuple[str, int], Owner],
         configuration: Configuration[SupervisorSettings],
+        *,
+        settle: Callable[[], None],
     ) -> None:
+        """`settle` sees to it that there are as many instances as there are to be."""
+        self._settle = settle
         self._at, self._folder, self._owners, self._configuration = at, folder, owners, configuration
         self._applying = asyncio.Lock()
 
@@ -73,6 +77,7 @@ class Reloading:
                 gone=sorted(known - self._at.models.keys()),
                 later=later,
             )
+            self._settle()
         self._at.service.log.info("llamaherd.yaml was read again", restarts=len(reloaded.restarts))
         if later:
             self._at.service.log.warning("what else has changed counts after a restart", settings=later)

@@ -40,7 +40,11 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     evict_timeout_s: Seconds = 3600.0
     """The same where a model makes room for another one: as long as llama-server itself lets a request take."""
     answer_stall_s: Some = 120.0
-    """But not for an answer of which nothing has moved for so long."""
+    """But not for an answer of which nothing has moved for so long. Of a ready instance that is told as well: in the
+    log, and with the node's presence."""
+    answer_kill_s: Seconds = 600.0
+    """A ready instance whose health probes are answered, and of whose answers nothing has moved for so long, is killed
+    and counted as crashed; 0: never. A batch of a long prompt may take a slow machine minutes."""
     load_stall_s: Some = 300.0
     """An instance that loads is killed and counted as crashed when nothing of it has moved for so long: no line in its
     log, no growth of its memory, nothing read. A load that goes on may take as long as it takes."""

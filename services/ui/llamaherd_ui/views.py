@@ -1,5 +1,6 @@
 """What the API answers: JSON shapes and the pure functions that fill them. Their fields are the API."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
@@ -72,6 +73,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     rejected: str | None
     """Why the file cannot be served; `null` when it can."""
     instance: Instance | None
+    replicas: list[Instance]
+    """Its further instances on this node, by index, but those that are stopped."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,25 +187,33 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 _INSTANCE_FIELDS: Final = Instance.__struct_fields__
 _FINISHED_FIELDS: Final = RequestFinished.__struct_fields__
-_FILE_FIELDS: Final = tuple(name for name in Model.__struct_fields__ if name != "instance")
+_FILE_FIELDS: Final = tuple(name for name in Model.__struct_fields__ if name not in ("instance", "replicas"))
 
 
 def render_models(entities: Entities) -> list[Model]:
     """All models of all nodes, by name; one whose file is gone stays while a process serves it."""
-    instances = {(item.node, item.model): item for item in select(entities, InstanceState) if item.index == 0}
+    instances: defaultdict[tuple[str, str], list[InstanceState]] = defaultdict(list)
+    for item in sorted(select(entities, InstanceState), key=lambda each: each.index):
+        instances[item.node, item.model].append(item)
     files = {(file.node, file.model): file for file in select(entities, ModelFile)}
-    for place, instance in instances.items():
-        if place not in files and instance.pid is not None:
-            files[place] = ModelFile(node=instance.node, model=instance.model, path=instance.path)
+    for place, of_model in instances.items():
+        running = next((instance for instance in of_model if instance.pid is not None), None)
+        if place not in files and running is not None:
+            files[place] = ModelFile(node=running.node, model=running.model, path=running.path)
     return [
-        _render_model(file, instances.get(place))
+        _render_model(file, instances.get(place, []))
         for place, file in sorted(files.items(), key=lambda item: (item[0][1], item[0][0]))
     ]
 
 
-def _render_model(file: ModelFile, instance: InstanceState | None) -> Model:
+def _render_model(file: ModelFile, instances: list[InstanceState]) -> Model:
     own = {name: getattr(file, name) for name in _FILE_FIELDS}
-    return Model(**own, instance=render_instance(instance) if instance is not None else None)
+    first = next((instance for instance in instances if instance.index == 0), None)
+    return Model(
+        **own,
+        instance=render_instance(first) if first is not None else None,
+        replicas=[render_instance(each) for each in instances if each.index and each.state != "stopped"],
+    )
 
 
 def render_instance(instance: InstanceState) -> Instance:

@@ -48,16 +48,19 @@ def resident(
     leaving: bool = False,
     busy: bool = False,
     pinned: bool = False,
+    spare: bool = False,
     priority: int = 0,
     group: str = "",
+    index: int = 0,
 ) -> Resident:
     return Resident(
-        key=(model, 0),
+        key=(model, index),
         holds={RAM: int(gib * GIB)},
         ready=ready,
         leaving=leaving,
         busy=busy,
         pinned=pinned,
+        spare=spare,
         priority=priority,
         group=group,
         ready_ns=int(ready_s * SECOND),
@@ -223,3 +226,28 @@ def test_victims_are_chosen_by_the_device_that_is_short() -> None:
 
     assert choose_victims([on_ram, on_gpu], {"gpu0": 3}) == [on_gpu]
     assert choose_victims([on_ram, on_gpu], {"gpu1": 3}) is None
+
+
+def test_one_instance_more_than_there_have_to_be_goes_before_the_last_one_of_a_model() -> None:
+    residents = [resident("a", 5, used_s=1), resident("b", 1), resident("b", 4, used_s=900, spare=True, index=1)]
+
+    assert decided([wish("m", 4)], residents) == {"m": Evict((("b", 1),))}
+
+
+def test_instances_of_one_model_make_no_room_for_each_other() -> None:
+    second = Wish(key=("m", 1), estimate=wish("m", 6).estimate, asked_ns=999 * SECOND)
+
+    decision = decided([second], [resident("m", 6)])["m"]
+
+    assert isinstance(decision, Refuse)
+    assert "4.0 GiB are free of the 10.0 GiB of RAM" in decision.why
+    assert "m has 6.0 GiB, and may not be unloaded for it" in decision.why
+
+
+def test_memory_of_all_instances_of_a_model_counts() -> None:
+    residents = [resident("a", 4), resident("a", 4, index=1)]
+
+    decision = decided([wish("m", 4, may_evict=False)], residents)["m"]
+
+    assert isinstance(decision, Refuse)
+    assert "2.0 GiB are free" in decision.why

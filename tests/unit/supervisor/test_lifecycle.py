@@ -22,6 +22,7 @@ from llamaherd_supervisor.lifecycle import (
     ALIVE,
     NEXT,
     Action,
+    AnswersStood,
     Drain,
     DrainBegan,
     Forget,
@@ -537,6 +538,14 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "unwanted while loading": ([started()], Vitals(), NO, 1, Signal("unload")),
     "ready": ([started(), ready()], Vitals(missed=2), YES, 2, None),
     "silent": ([started(), ready()], SILENT, YES, 2, Signal("unhealthy", kill=True)),
+    "its answers stand still": ([started(), ready()], Vitals(stuck_s=599), YES, 601, None),
+    "its answers stand still for long": (
+        [started(), ready()],
+        Vitals(stuck_s=600),
+        YES,
+        602,
+        Signal("unhealthy", kill=True),
+    ),
     "silent and killed": ([started(), ready()], KILLED, YES, 2, None),
     "unwanted while ready": ([started(), ready()], Vitals(), NO, 2, Drain("unload")),
     "draining, nothing known": ([started(), ready(), DRAINING], Vitals(), NO, 2, Wait(30.0)),
@@ -619,3 +628,22 @@ def test_settled_means_nothing_runs_and_nothing_will() -> None:
     assert not is_settled(NEW, YES)
     assert not is_settled(given(started(), exited()), NO)
     assert not is_settled(given(started()), NO)
+
+
+def test_server_whose_answers_stood_still_is_said_to_be_stuck() -> None:
+    gone = ProcessExited(generation=1, signal="SIGKILL")
+    (event,) = seen(given(started(), ready()), gone, vitals=Vitals(stuck_s=600, killed="unhealthy"))
+
+    assert isinstance(event, InstanceExited)
+    assert (event.cause, event.fault) == ("unhealthy", "stuck")
+    assert event.reason == "nothing of its answers moved for 600 s, and it was ended"
+
+
+def test_answers_that_go_on_again_are_noticed() -> None:
+    instance = given(started(), ready())
+
+    stuck = notice(instance, Vitals(), AnswersStood(1, 30))
+
+    assert stuck.stuck_s == 30
+    assert notice(instance, stuck, AnswersStood(1, 0)).stuck_s == 0
+    assert notice(instance, stuck, AnswersStood(2, 0)) == stuck

@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from llamaherd_shared.commands import LoadModel
-from llamaherd_shared.errors import NotFound, Rejected, Unavailable
+from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected, ModelRemoved
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.model_spec import ModelSpec
 from llamaherd_supervisor.adoption import Adopt, Found, Gone, Record, Running
 from llamaherd_supervisor.lifecycle import Instance, Spawned, State, Wanted
-from llamaherd_supervisor.reconcile import Load, decide_load, decide_unload, heed, wanted_after_restart
+from llamaherd_supervisor.reconcile import Load, decide_load, decide_unload, heed, next_replica, wanted_after_restart
 
 CRIA = ModelFound(
     node="n", model="cria", at_ns=0, path="/m/cria.gguf", size_bytes=1, modified_ns=1, context_tokens=2048
@@ -255,3 +255,23 @@ def test_a_load_after_an_unload_is_a_load_of_its_own() -> None:
     before = Wanted(wanted=False, cause="unload", asked_ns=1, options=LONG)
 
     assert heed(before, asked(), running(State.DRAINING), told={}) == Wanted(wanted=True, asked_ns=9)
+
+
+@pytest.mark.parametrize(("wanted", "index"), [(set(), 0), ({0}, 1), ({0, 2}, 1), ({1, 2}, 0)])
+def test_one_more_instance_takes_the_first_free_index(wanted: set[int], index: int) -> None:
+    assert next_replica("m", wanted, ModelSpec(max_replicas=4), node="n") == index
+
+
+def test_no_more_instances_are_started_than_there_may_be() -> None:
+    with pytest.raises(Conflict, match=r"n has as many as there may be \(2, `max_replicas`\) instances of m"):
+        next_replica("m", {0, 1}, ModelSpec(max_replicas=2), node="n")
+    with pytest.raises(Conflict):
+        next_replica("m", {0}, ModelSpec(), node="n")
+
+
+def test_of_two_who_ask_for_one_more_only_the_first_gets_it() -> None:
+    spec = ModelSpec(max_replicas=4)
+
+    assert next_replica("m", {0}, spec, node="n", beside=1) == 1
+    with pytest.raises(Conflict, match="n has 2 instances of m already, and 1 were known"):
+        next_replica("m", {0, 1}, spec, node="n", beside=1)

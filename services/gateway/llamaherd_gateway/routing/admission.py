@@ -103,6 +103,11 @@ class Admission:
         )
         return before + 1
 
+    @property
+    def queued(self) -> list[str]:
+        """Models that somebody waits for."""
+        return [model for model, queue in self._queues.items() if queue.length]
+
     def waiting(self, model: str) -> int:
         """How many wait for a model."""
         queue = self._queues.get(model)

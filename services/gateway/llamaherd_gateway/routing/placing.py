@@ -73,6 +73,25 @@ class Placing:
             return best.node
         raise Unavailable(f"gateways cannot agree on a node for {command.model!r}", retry_after_s=2)
 
+    async def choose_more(self, model: str) -> str | None:
+        """The node to ask for one more instance of a model; `None`: somebody has just found one for it.
+
+        Raises `HerdError`: nobody takes it, and why.
+        """
+        nodes = find_candidates(self._view.fleet, model)
+        subject = self._bus.subjects.placement(model)
+        last = await self._bus.newest(EVENTS, subject, timeout_s=OFFER_S)
+        decided = None if last is None else decode_event(last.data)
+        if isinstance(decided, PlacementDecided) and is_fresh(decided, now_ns=time.time_ns()):
+            return None
+        best = await self._best(OfferLoad(model=model, another=True), nodes)
+        fact = PlacementDecided(model=model, node=best.node, at_ns=time.time_ns(), gateway=self._by)
+        try:
+            await self._bus.append(subject, fact, msg_id=new_id(), expected=last.sequence if last else 0)
+        except Conflict:
+            return None
+        return best.node
+
     async def _best(self, command: OfferLoad, nodes: list[str]) -> Offer:
         answers = await asyncio.gather(*(self._ask(node, command) for node in nodes))
         best = choose_offer([answer for answer in answers if isinstance(answer, Offer)])

@@ -113,6 +113,7 @@ class RoutedOwner(Owner):
         other = self._router.wants_room_of(self.instance.model)
         cause = f"{EVICTED}{other}" if other else "evicted"
         self._wanted = Wanted(wanted=False, cause=cause, asked_ns=time.time_ns())
+        self.is_wanted = False
         self._see(DrainBegan(cause) if self.instance.state is State.READY else Signalled(cause, kill=False))
 
     def _end(self, ending: Ending) -> None:

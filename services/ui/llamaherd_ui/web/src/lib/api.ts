@@ -56,6 +56,8 @@ export interface Model {
   /** Only here: the file is gone, but a process still serves it. */
   removed?: boolean;
   instance: Instance | null;
+  /** Its further instances on this node, by index, but those that are stopped. */
+  replicas: Instance[];
 }
 
 export interface Node {

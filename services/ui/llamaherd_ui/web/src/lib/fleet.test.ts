@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Fact, FleetAnswer, InstanceState } from "./api";
-import { EMPTY, apply, evolve, fromAnswer, withService, type Fleet } from "./fleet";
+import { EMPTY, apply, evolve, fromAnswer, shownInstance, withService, type Fleet } from "./fleet";
 
 const at = { node: "ada", model: "cria" };
 const found: Fact = { type: "model.found.v1", ...at, at_ns: 1, path: "/m/cria.gguf", size_bytes: 10, modified_ns: 0 };
@@ -15,6 +15,7 @@ const unloaded: Fact = { type: "instance.exited.v1", ...at, at_ns: 5, exit_code:
 const failed: Fact = { type: "instance.failed.v1", ...at, at_ns: 6, reason: "too often", last_lines: [] };
 
 const after = (...facts: Fact[]): Fleet => facts.reduce(evolve, EMPTY);
+const replicasOf = (fleet: Fleet): string[] => (fleet.models[0]?.replicas ?? []).map((each) => `${each.index} ${each.state}`);
 const stateOf = (fleet: Fleet): InstanceState | undefined => fleet.models[0]?.instance?.state;
 
 test("a model is shown with what it can and the file it sees with", () => {
@@ -123,4 +124,17 @@ test("a snapshot stands where the events stand", () => {
     stream_id: "abc", resume: "abc:12.3.4096", nodes: [], models: [], services: [],
   };
   expect(fromAnswer(answer).sequence).toBe(12);
+});
+
+test("the instances of a model are kept apart", () => {
+  const second: Fact = { ...started, index: 1 };
+  expect(stateOf(after(found, started, ready, second))).toBe("ready");
+  expect(replicasOf(after(found, started, ready, second))).toEqual(["1 loading"]);
+  expect(replicasOf(after(found, started, ready, second, { ...ready, index: 1 }))).toEqual(["1 ready"]);
+  expect(replicasOf(after(found, started, ready, second, { ...unloaded, index: 1 }))).toEqual([]);
+});
+
+test("a model is shown as ready while any of its instances is", () => {
+  const model = after(found, started, { ...started, index: 1 }, { ...ready, index: 1 }).models[0];
+  expect(model && shownInstance(model)?.index).toBe(1);
 });

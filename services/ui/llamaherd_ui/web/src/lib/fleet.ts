@@ -23,7 +23,7 @@ export function fromAnswer(answer: FleetAnswer): Fleet {
   };
 }
 
-/** (node, model) names a row; one index per model so far. */
+/** (node, model) names a row, with all instances of the model there. */
 export const keyOf = (at: { node: string; model: string }): string => `${at.node}/${at.model}`;
 
 /** Fold what is newer than the fleet; what is not newer was in the snapshot and is skipped. */
@@ -68,10 +68,26 @@ export function evolve(fleet: Fleet, fact: Fact): Fleet {
       // A fact about an instance; or one from a newer herd, which changes nothing here.
       return fact.type?.startsWith("instance.")
         ? withoutDeparted(
-            withModel(fleet, fact, (model) => ({ ...model, instance: evolveInstance(model.instance, fact) })),
+            withModel(fleet, fact, (model) => withInstance(model, fact)),
           )
         : fleet;
   }
+}
+
+/** What a row shows: the first instance, or one that takes requests while that does not. */
+export function shownInstance(model: Model): Instance | null {
+  if (model.instance?.state === "ready") return model.instance;
+  return model.replicas.find((replica) => replica.state === "ready") ?? model.instance;
+}
+
+function withInstance(model: Model, fact: InstanceFact): Model {
+  const index = fact.index ?? 0;
+  if (index === 0) return { ...model, instance: evolveInstance(model.instance, fact) };
+  const before = model.replicas.find((replica) => replica.index === index) ?? null;
+  const after = evolveInstance(before, fact);
+  const others = model.replicas.filter((replica) => replica.index !== index);
+  const replicas = after.state === "stopped" ? others : [...others, after].sort((a, b) => a.index - b.index);
+  return { ...model, replicas };
 }
 
 type InstanceFact = Extract<Fact, { type: `instance.${string}` }>;
@@ -181,7 +197,8 @@ function withoutDeparted(fleet: Fleet): Fleet {
   return fleet.models.some(isDeparted) ? { ...fleet, models: fleet.models.filter((model) => !isDeparted(model)) } : fleet;
 }
 
-const isDeparted = (model: Model): boolean => model.removed === true && (model.instance?.pid ?? null) === null;
+const isDeparted = (model: Model): boolean =>
+  model.removed === true && [model.instance, ...model.replicas].every((each) => (each?.pid ?? null) === null);
 
 function withModel(fleet: Fleet, at: { node: string; model: string }, change: (model: Model) => Model): Fleet {
   const key = keyOf(at);
@@ -208,6 +225,7 @@ function unheardOf(node: string, model: string): Model {
     projector: "",
     rejected: null,
     instance: null,
+    replicas: [],
   };
 }
 

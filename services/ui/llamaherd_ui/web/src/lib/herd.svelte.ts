@@ -17,7 +17,7 @@ import {
   type StoredLine,
 } from "./api";
 import { clock } from "./clock.svelte";
-import { EMPTY, UNASKED, apply, fromAnswer, keyOf, withService, type Fleet } from "./fleet";
+import { EMPTY, UNASKED, apply, fromAnswer, keyOf, shownInstance, withService, type Fleet } from "./fleet";
 import { LogView } from "./log_view.svelte";
 import { Curves } from "./series";
 import type { Message } from "./sse";
@@ -260,7 +260,7 @@ export class Herd {
   pendingFor(model: Model): Pending | null {
     const pending = this.pending[keyOf(model)];
     if (!pending || clock.now_ms - pending.since_ms > PATIENCE_MS) return null;
-    return SHOWN[pending.verb].includes(model.instance?.state ?? "stopped") ? null : pending;
+    return SHOWN[pending.verb].includes(shownInstance(model)?.state ?? "stopped") ? null : pending;
   }
 
   #settle({ sequence, event }: RecordedFact): void {
