@@ -20,6 +20,7 @@ from llamaherd_shared.commands import (
     Accepted,
     Lines,
     ModelReset,
+    NodeDrainState,
     Parameters,
     PullAccepted,
     Reloaded,
@@ -73,6 +74,12 @@ class Client:
     def reset(self, model: str, *, node: str | None = None) -> ModelReset:
         query = {"node": node} if node else {}
         return _decode(self._send("POST", f"/models/{quote(model, safe='')}/reset", params=query), ModelReset)
+
+    def drain(self, node: str) -> NodeDrainState:
+        return _decode(self._send("POST", f"/nodes/{quote(node, safe='')}/drain"), NodeDrainState)
+
+    def resume(self, node: str) -> NodeDrainState:
+        return _decode(self._send("POST", f"/nodes/{quote(node, safe='')}/resume"), NodeDrainState)
 
     def pull(self, asked: Mapping[str, Any]) -> PullAccepted:
         """Begin to pull a model; `asked` as `POST /api/v1/models/pull` takes it. The hub is asked before the answer."""

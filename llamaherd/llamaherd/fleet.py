@@ -69,7 +69,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             return "rejected"
         if any(replica.state == "ready" for replica in self.replicas):
             return "ready"
-        return self.instance.state if self.instance else "stopped"
+        first = self.instance.state if self.instance else "stopped"
+        return self.replicas[0].state if self.replicas and first == "stopped" else first
+
+    @property
+    def has_process(self) -> bool:
+        return any(each is not None and each.pid is not None for each in (self.instance, *self.replicas))
 
     @property
     def rows(self) -> list["Model"]:
@@ -94,10 +99,25 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     seen_ns: int = 0
 
 
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One host that runs, or ran, a supervisor."""
+
+    node: str
+    version: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    joined_ns: int = 0
+    left_ns: int | None = None
+    """When its supervisor stopped; `None` while it runs, as far as it said."""
+    drained: bool = False
+    """For maintenance: it takes no loads."""
+
+
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     at: dict[str, int] = {}
     """Where this answer stands in each stream: a sequence, of requests and lines an id."""
     stream_id: str = ""
+    nodes: list[Node] = []
     models: list[Model] = []
     services: list[Service] = []
 

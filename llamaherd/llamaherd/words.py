@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamaherd.checks import Check
-from llamaherd.fleet import ApiKey, Model, Service
+from llamaherd.fleet import ApiKey, Fleet, Model, Node, Service
 from llamaherd.units import render_bytes, render_count, render_duration
 from llamaherd_shared.commands import ModelReset, Parameter, ParameterCategory, Reloaded, StoredLine
 from llamaherd_shared.events.line import Level
@@ -161,6 +161,26 @@ def services_table(services: Sequence[Service], *, now_ns: int) -> Table:
         up = render_duration((now_ns - service.started_ns) / 1e9) if service.started_ns else ""
         table.add_row(service.service, service.node, state, up, str(service.pid), service.version, service.note)
     return table
+
+
+def nodes_table(fleet: Fleet) -> Table:
+    """Every host there ever was, one row each."""
+    table = _table("NODE", "STATE", "CPUS", "MEMORY", "LOADED", "VERSION")
+    heard = {service.node for service in fleet.services if service.service == "supervisor"}
+    for node in fleet.nodes:
+        loaded = [model.model for model in fleet.models if model.node == node.node and model.has_process]
+        state = _state_of_node(node, heard=node.node in heard)
+        memory = render_bytes(node.memory_bytes)
+        table.add_row(node.node, state, str(node.cpus), memory, ", ".join(loaded), node.version)
+    return table
+
+
+def _state_of_node(node: Node, *, heard: bool) -> Text:
+    if node.left_ns is not None:
+        return Text("left", "dim")
+    if not heard:
+        return Text("silent", "red")
+    return Text("drained", "yellow") if node.drained else Text("ready", "green")
 
 
 def parameters_table(categories: Sequence[ParameterCategory]) -> Table:

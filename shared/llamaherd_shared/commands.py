@@ -90,6 +90,20 @@ class ResetModel(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class DrainNode(msgspec.Struct, frozen=True, kw_only=True):
+    """To a node's supervisor (`cmd.supervisor.<node>.drain`), for maintenance: take no loads any more, let what runs
+    finish its answers, and unload it; or take loads again. It holds until the opposite is said."""
+
+    drained: bool = True
+
+
+class NodeDrainState(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    drained: bool
+    loaded: list[str]
+    """Models that still have a process there."""
+
+
 class ModelReset(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     model: str

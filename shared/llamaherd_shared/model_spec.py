@@ -74,6 +74,8 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     """What it can be asked for; unset: what its file tells."""
     concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Requests of one gateway that an instance works on at once; unset: as many as it has slots."""
+    failover: bool = False
+    """Loaded on another node that has it as soon as its node is gone, or drained: nobody has to ask for it first."""
     fallback: str | None = None
     """The model that answers when this one cannot be loaded."""
     drain_on_abort: bool = False

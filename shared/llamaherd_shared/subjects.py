@@ -50,14 +50,19 @@ TABLE: Final[tuple[Subject, ...]] = (
     Subject("req.<node>.<model>.<outcome>", "gateway", "ui", "one fact per request served; never prompts"),
     Subject("met.<node>.<source>", "metrics", "metrics, ui", "samples, one message per scrape"),
     Subject("log.<node>.<service>.<unit>", "every service", "logs, ui", "log lines, packed"),
-    Subject("presence.<node>.<service>", "every service", "supervisor, metrics, ui", "who is alive; expires by itself"),
+    Subject(
+        "presence.<node>.<service>",
+        "every service",
+        "gateway, supervisor, metrics, ui",
+        "who is alive; expires by itself",
+    ),
     Subject("conv.<key>.<response>", "gateway", "gateway", "one answer that can be gone on from, with what was asked"),
     Subject("usage.<gateway>", "gateway", "gateway", "use of API keys and models, for shared limits; kept nowhere"),
     Subject(
         "cmd.supervisor.<node>.<verb>",
         "gateway, supervisor, ui",
         "supervisor",
-        "load, offer, grow, unload, reset, reload, whois: answered at once;"
+        "load, offer, grow, unload, reset, reload, drain, whois: answered at once;"
         " describe, parameters, pull, pull-cancel, delete",
     ),
     Subject("cmd.metrics.<verb>", "ui", "metrics", "history"),

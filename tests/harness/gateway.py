@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from harness.deadline import until, wait_until
 from llamaherd_shared.bus import Bus
@@ -33,10 +34,12 @@ from llamaherd_shared.events.instance import (
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected
 from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.presence import BEAT_S, TTL_S, Presence
 from llamaherd_shared.events.request import RequestFinished, requests_of
 from llamaherd_shared.service import new_id
 from llamaherd_shared.streams import REQUESTS
 from llamaherd_shared.subjects import Subjects
+from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import upstream_key
 
 SECRET = b"a secret for tests"
@@ -166,6 +169,13 @@ class Herd:
         self._generations: dict[str, int] = {}
         self._sequences: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+
+    async def beat(self) -> None:
+        """Say that the node's supervisor is alive, until cancelled."""
+        beat = Presence(node=NODE, service="supervisor", version="0", pid=1, started_ns=1, ready=True)
+        while True:
+            await self.bus.beat(self.bus.subjects.presence(NODE, "supervisor"), msgspec.json.encode(beat), TTL_S)
+            await asyncio.sleep(BEAT_S)
 
     async def append(self, event: Any) -> int:
         match event:
@@ -360,9 +370,11 @@ async def open_herd(nats_url: str, gateway: GatewayProcess | None = None) -> Asy
             await bus.serve(command("load"), LoadModel, herd.answer_load),
             await bus.serve(command("cancel-load"), CancelLoad, herd.answer_cancel_load),
         ]
+        beating = asyncio.create_task(herd.beat())
         try:
             yield herd
         finally:
+            await end(beating)
             for each in served:
                 await each.drain()
             await herd.close()

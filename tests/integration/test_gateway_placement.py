@@ -1,80 +1,21 @@
 """Two nodes with the same models, and two gateways that ask where to load them."""
 
-import contextlib
-import itertools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
-from harness.deadline import wait_until
-from harness.gateway import SECRET, GatewayProcess
 from harness.nats import NatsServer
-from harness.supervisor import Node
+from harness.pair import Pair, chat, make_pair, start
 
-MIB = 2**20
-NUMBERS = itertools.count(1)
-ROOM_FOR_ONE = {"memory_budget": "130 MiB", "min_residence_s": 0.2, "release_s": 0.0}
 NO_ROOM = {"memory_budget": "20 MiB"}
-
-
-class Pair:
-    """Nodes `a` and `b`, gateways `left` and `right`."""
-
-    def __init__(self, folder: Path, server: NatsServer) -> None:
-        self.nodes = [Node(folder / name, server, name=name) for name in ("a", "b")]
-        for node in self.nodes:
-            (node.folder / "secret").write_bytes(SECRET)
-            node.settings |= ROOM_FOR_ONE
-        self.gateways = [GatewayProcess(folder / name, server.url, ask_timeout_s=3) for name in ("left", "right")]
-
-    def add_model(self) -> str:
-        """On both nodes; returns its name once both gateways know where it is."""
-        name = f"model{next(NUMBERS)}"
-        for node in self.nodes:
-            os.truncate(node.add_model(name, takes_mib=60), 60 * MIB)
-        for gateway in self.gateways:
-            wait_until(lambda gateway=gateway: name in known(gateway), what=f"{name} is known")
-        return name
-
-    def places(self, model: str) -> list[str]:
-        """The nodes where it is loaded."""
-        return [node.name for node in self.nodes for _ in node.llama_servers(model)]
-
-
-def known(gateway: GatewayProcess) -> list[str]:
-    return [entry["id"] for entry in httpx.get(f"{gateway.url}/v1/models", timeout=5).json()["data"]]
-
-
-def chat(gateway: GatewayProcess, model: str) -> httpx.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
-    return httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=20)
 
 
 @pytest.fixture
 def pair(tmp_path: Path, nats_server: NatsServer) -> Iterator[Pair]:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    pair = Pair(tmp_path, nats_server)
-    yield pair
-    for gateway in pair.gateways:
-        if gateway.process is not None:
-            with contextlib.suppress(Exception):
-                gateway.stop()
-    for node in pair.nodes:
-        node.clean_up()
-
-
-def start(pair: Pair, **settings: dict[str, str]) -> Pair:
-    """`settings`: of a node by its name, on top of the others."""
-    for node in pair.nodes:
-        node.start(**settings.get(node.name, {}))
-    for gateway in pair.gateways:
-        gateway.start()
-    return pair
+    with make_pair(tmp_path, nats_server) as pair:
+        yield pair
 
 
 def test_load_goes_where_nobody_has_to_leave_for_it(pair: Pair) -> None:

@@ -27,6 +27,7 @@ SHELL_FOLDERS = {"bus", "cli", "launcher"}
 SHELL_PATHS = {
     "llamaherd_gateway/routing/growing.py",
     "llamaherd_gateway/routing/placing.py",
+    "llamaherd_gateway/routing/watching.py",
     "llamaherd_shared/configuration.py",
     "llamaherd_shared/loop_watch.py",
     "llamaherd_shared/projection.py",
@@ -43,6 +44,7 @@ SHELL_PATHS = {
     "llamaherd_supervisor/journal.py",
     "llamaherd_supervisor/leftovers.py",
     "llamaherd_supervisor/listing.py",
+    "llamaherd_supervisor/maintenance.py",
     "llamaherd_supervisor/memory.py",
     "llamaherd_supervisor/needs.py",
     "llamaherd_supervisor/program.py",

@@ -27,10 +27,12 @@ from llamaherd_gateway.openapi import render_document
 from llamaherd_gateway.relay.protocol import RelayProtocol
 from llamaherd_gateway.relay.relay import Relay
 from llamaherd_gateway.response_handlers import ResponseHandlers
+from llamaherd_gateway.routing.attendance import Attendance
 from llamaherd_gateway.routing.cards import build_cards
 from llamaherd_gateway.routing.growing import Growing
 from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.policy import Policy
+from llamaherd_gateway.routing.watching import Watching
 from llamaherd_gateway.settings import GatewaySettings
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
 from llamaherd_gateway.transfers import Transfers
@@ -58,10 +60,12 @@ async def serve(
     view = View(load_fleet(projection.db))
     follower = Follower(bus, projection, view.source(), trouble=lambda text: service.trouble(text, about="projection"))
     gateway_id = f"{common.node}-{new_id()}"
+    attendance = Attendance(time.monotonic())
     loader = Loader(
         view,
         bus,
         caught_up=follower.caught_up,
+        attendance=attendance,
         load_timeout_s=settings.load_timeout_s,
         wait_timeout_s=settings.queue_timeout_s,
         ask_timeout_s=settings.ask_timeout_s,
@@ -110,8 +114,12 @@ async def serve(
             log.warning("what else has changed counts after a restart", settings=later)
 
     growing = Growing(view, bus, log, by=gateway_id, spec_of=policy.of, waiting=lambda: relay.admission.queued)
+    watching = Watching(
+        view, bus, log, attendance=attendance, loader=loader, spec_of=policy.of, ready=follower.caught_up
+    )
     working = (
         follower.run(),
+        watching.run(),
         relay.sweep(),
         relay.gossip(),
         growing.run(),

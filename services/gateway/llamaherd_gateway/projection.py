@@ -22,7 +22,7 @@ from llamaherd_shared.events.instance import (
     InstanceWaiting,
 )
 from llamaherd_shared.events.model import ModelBase, ModelFound, ModelRejected, ModelRemoved
-from llamaherd_shared.events.node import NodeBase, NodeJoined
+from llamaherd_shared.events.node import NodeBase, NodeDrained, NodeJoined, NodeLeft
 from llamaherd_shared.events.pull import PullBase, PullFailed, PullFinished, PullProgressed, PullStarted
 
 K = TypeVar("K")
@@ -43,6 +43,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     joined: bool
+    draining: bool = False
+    """For maintenance: it takes no loads."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,7 +239,9 @@ def evolve_pull(pull: Pull | None, event: PullBase) -> Pull:
 
 
 def evolve_node(event: NodeBase) -> Node:
-    return Node(node=event.node, joined=isinstance(event, NodeJoined))
+    """Every fact about a node but its last one leaves it joined."""
+    draining = isinstance(event, NodeDrained) or (isinstance(event, NodeJoined) and event.drained)
+    return Node(node=event.node, joined=not isinstance(event, NodeLeft), draining=draining)
 
 
 def evolve_model(event: ModelBase) -> Model | None:

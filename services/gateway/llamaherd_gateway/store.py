@@ -14,6 +14,7 @@ from llamaherd_gateway.projection import (
     Alias,
     Fleet,
     Instance,
+    InstanceKey,
     Model,
     Node,
     Pull,
@@ -136,6 +137,9 @@ class View:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.table = build_table(fleet)
+        self.away: frozenset[str] = frozenset()
+        """Nodes whose supervisors are not heard any more."""
+        self._written_off: frozenset[tuple[InstanceKey, int]] = frozenset()
         self.on_change: list[Callable[[], None]] = []
         """Called on the event loop after every change."""
         self._changed = asyncio.Event()
@@ -149,6 +153,18 @@ class View:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout_s)
 
+    def set_away(self, away: frozenset[str]) -> None:
+        """These nodes are not heard any more; of those that are again, everything that was said holds."""
+        if away != self.away:
+            self.away = away
+            self._written_off = frozenset(each for each in self._written_off if each[0][0] in away)
+            self._replace(self.fleet)
+
+    def write_off(self, instance: Instance) -> None:
+        """It cannot be reached, and the node that would tell why is away."""
+        self._written_off |= {(instance.key, instance.generation)}
+        self._replace(self.fleet)
+
     def _committed(self, applied: Applied) -> None:
         fleet: Any = self.fleet
         for recorded, event in applied:
@@ -160,7 +176,7 @@ class View:
 
     def _replace(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.table = build_table(fleet)
+        self.table = build_table(fleet, self._written_off)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         for listener in self.on_change:

@@ -19,6 +19,7 @@ from llamaherd_shared.commands import (
     DeleteModel,
     DescribeModel,
     DescribeParameters,
+    DrainNode,
     GrowModel,
     LoadModel,
     OfferLoad,
@@ -48,6 +49,7 @@ from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.leftovers import Leftovers
 from llamaherd_supervisor.lifecycle import Instance, Wanted
 from llamaherd_supervisor.loads import Commands, Here, Whois
+from llamaherd_supervisor.maintenance import Maintenance
 from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.program import Program
@@ -136,7 +138,8 @@ class Supervisor:
             memory=self.memory,
         )
         self.router = Router(self.at, self._owner_of)
-        self.commands = Commands(self.at, self.owners, self._owner_of)
+        self.maintenance = Maintenance(self.at, self.owners, resumed=self._preload)
+        self.commands = Commands(self.at, self.owners, self._owner_of, drained=lambda: self.maintenance.drained)
         self.folder = Folder(self.at, self.models, surveyed=self._preload)
         self.reloading = Reloading(self.at, self.folder, self.owners, configuration, settle=self.commands.settle)
         self.pulls = Pulls(self.at, self.folder.take_in)
@@ -170,6 +173,7 @@ class Supervisor:
                 await self._leftovers.end_all()
                 return
             self._known = store.read_known(projection.db)
+            self.maintenance.recall(self._known.drained)
             booking = self.memory.run(self.at.llama_server, self.at.environment, self._known.needs)
             background.append(asyncio.create_task(booking))
             await self._join()
@@ -216,8 +220,11 @@ class Supervisor:
                 memory_bytes=psutil.virtual_memory().total,
                 models_dir=str(self.settings.models_dir),
                 llama_server=self.at.llama_server,
+                drained=self.maintenance.drained,
             ),
         )
+        if self.maintenance.drained:
+            self.service.log.warning(f"this node is drained for maintenance: `llamaherd resume {self.node}` ends that")
         for model, entry in self.at.offers.models.entries.items():
             if (group := entry.get("group")) and group not in self.settings.groups:
                 self.service.log.warning("a group has no rules (`supervisor.groups`)", model=model, group=group)
@@ -285,6 +292,7 @@ class Supervisor:
             await bus.serve(command("reset"), ResetModel, commands.reset),
             await bus.serve(command("cancel-load"), CancelLoad, commands.cancel_load),
             await bus.serve(command("reload"), ReloadConfiguration, self.reloading.answer),
+            await bus.serve(command("drain"), DrainNode, self.maintenance.answer),
             await bus.serve(command("whois"), Whois, whois),
         ]
 
@@ -342,7 +350,7 @@ class Supervisor:
 
     def _preload(self) -> None:
         """Load what is to be loaded from the start, each once: what somebody unloads later stays unloaded."""
-        if not self._joined:
+        if not self._joined or self.maintenance.drained:
             return
         for name in self.models.keys() - self._preloaded:
             if not self.at.offers.spec(name).preload or not isinstance(self.models[name], ModelFound):

@@ -90,6 +90,8 @@ CRASHES: Final = frozenset({"crash", "unhealthy"})
 """Causes of `InstanceExited` that count towards giving up."""
 ALIVE: Final = frozenset({State.LOADING, State.READY, State.DRAINING, State.STOPPING})
 """States with a process."""
+DRAINED: Final = "drained"
+"""Cause of a stop for the node's maintenance."""
 EVICTED: Final = "evicted for "
 """Before a model's name, the cause of a stop that makes room for that model."""
 _REMEMBERED_CRASHES: Final = 32
@@ -680,11 +682,12 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
 
 
 def _drain_s(instance: Instance, vitals: Vitals, limits: Limits) -> float:
-    """How long it may take to become idle. Nobody's answer is cut off only because another model needs the memory."""
+    """How long it may take to become idle. Nobody's answer is cut off for another model's sake, or for maintenance."""
     if vitals.busy_slots == 0:
         return _DRAIN_GRACE_S
     works = vitals.busy_slots is not None and not vitals.stalled and vitals.missed < limits.max_missed
-    return limits.evict_timeout_s if works and instance.cause.startswith(EVICTED) else limits.drain_timeout_s
+    patient = instance.cause.startswith(EVICTED) or instance.cause == DRAINED
+    return limits.evict_timeout_s if works and patient else limits.drain_timeout_s
 
 
 def _is_stuck(vitals: Vitals, limits: Limits) -> bool:

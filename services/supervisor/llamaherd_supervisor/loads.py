@@ -39,9 +39,17 @@ class Commands:
     A model's instances are loaded, unloaded and reset together; an answer is about the first of them.
     """
 
-    def __init__(self, at: Workplace, owners: Mapping[Key, Owner], owner_of: Callable[[str, int], Owner]) -> None:
-        """`owners`: of all instances there have been; `owner_of` makes one where there is none."""
-        self._at, self._owners, self._owner_of = at, owners, owner_of
+    def __init__(
+        self,
+        at: Workplace,
+        owners: Mapping[Key, Owner],
+        owner_of: Callable[[str, int], Owner],
+        *,
+        drained: Callable[[], bool],
+    ) -> None:
+        """`owners`: of all instances there have been; `owner_of` makes one where there is none; `drained`: whether the
+        node takes no loads."""
+        self._at, self._owners, self._owner_of, self._drained = at, owners, owner_of, drained
         self._wanted_by: dict[str, set[str]] = {}
         """Model -> who asked for its load (`LoadModel.by`) and has not taken that back."""
 
@@ -55,6 +63,7 @@ class Commands:
             llama_server=self._at.llama_server,
             labels=self._at.settings.labels,
             stopping=self._at.service.stopping.is_set(),
+            drained=self._drained(),
             now_ns=time.time_ns(),
         )
 
@@ -99,7 +108,7 @@ class Commands:
             for owner in wanted:
                 if owner.instance.index >= spec.most_replicas:
                     owner.ask(Wanted(wanted=False, cause="reload", asked_ns=time.time_ns()))
-            if not wanted or not isinstance(self._at.models.get(model), ModelFound):
+            if not wanted or self._drained() or not isinstance(self._at.models.get(model), ModelFound):
                 continue
             load = Load(options=wanted[0].asked_options, asked_ns=time.time_ns())
             for index in range(spec.replicas):

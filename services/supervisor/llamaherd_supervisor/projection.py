@@ -7,6 +7,7 @@ import msgspec
 
 from llamaherd_shared.events.instance import InstanceEvent, InstanceMeasured
 from llamaherd_shared.events.model import ModelEvent
+from llamaherd_shared.events.node import NodeDrained, NodeResumed
 from llamaherd_shared.events.pull import PullFailed, PullFinished, PullStarted
 from llamaherd_supervisor import lifecycle
 from llamaherd_supervisor.lifecycle import Instance
@@ -26,6 +27,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Pulls that have not ended, by their id."""
     needs: Mapping[str, Mapping[str, int]] = {}
     """What models were measured to need, by plan and device (`InstanceMeasured`)."""
+    drained: bool = False
+    """Whether it was to take no loads when it was last told (`NodeDrained`)."""
 
 
 def evolve(known: Known, event: Any, *, node: str) -> Known:
@@ -40,6 +43,8 @@ def evolve(known: Known, event: Any, *, node: str) -> Known:
         return msgspec.structs.replace(known, instances=instances, needs=needs)
     if isinstance(event, _MODEL_EVENTS):
         return msgspec.structs.replace(known, models={**known.models, event.model: event})
+    if isinstance(event, NodeDrained | NodeResumed):
+        return msgspec.structs.replace(known, drained=isinstance(event, NodeDrained))
     if isinstance(event, PullStarted):
         return msgspec.structs.replace(known, pulls={**known.pulls, event.pull: event})
     if isinstance(event, PullFinished | PullFailed):

@@ -38,12 +38,15 @@ def decide_load(
     llama_server: str,
     labels: Mapping[str, str],
     stopping: bool,
+    drained: bool,
     now_ns: int,
 ) -> Load:
     """What is to be loaded after a `load`, with options that make sense. Raises why it is refused."""
     model = command.model
     if stopping:
         raise Unavailable(f"the supervisor of {node} is stopping", retry_after_s=5)
+    if drained:
+        raise Unavailable(f"{node} is drained for maintenance: `llamaherd resume {node}` ends that", retry_after_s=60)
     match models.get(model):
         case ModelFound(context_tokens=training_tokens):
             pass

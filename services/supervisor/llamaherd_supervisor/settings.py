@@ -38,7 +38,8 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     drain_timeout_s: Seconds = 30.0
     """How long requests in flight may take to finish before a stop."""
     evict_timeout_s: Seconds = 3600.0
-    """The same where a model makes room for another one: as long as llama-server itself lets a request take."""
+    """The same where a model makes room for another one, or its node is drained: as long as llama-server itself lets a
+    request take."""
     answer_stall_s: Some = 120.0
     """But not for an answer of which nothing has moved for so long. Of a ready instance that is told as well: in the
     log, and with the node's presence."""

@@ -164,9 +164,10 @@ create table if not exists instance(
 create table if not exists model(model text primary key, body text not null) without rowid;
 create table if not exists pull(pull text primary key, body text not null) without rowid;
 create table if not exists need(plan text primary key, body text not null) without rowid;
+create table if not exists drained(node text primary key) without rowid;
 """
 """Each row is the JSON of the state a history folds to; the tables of the library stand beside them."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _INSTANCE: Final = msgspec.json.Decoder(Instance)
 _MODEL: Final = msgspec.json.Decoder(ModelEvent)
@@ -184,6 +185,7 @@ def read_known(db: sqlite3.Connection) -> Known:
         models={model.model: model for model in models},
         pulls={pull.pull: pull for pull in pulls},
         needs={plan: _NEED.decode(body) for plan, body in db.execute("select plan, body from need")},
+        drained=db.execute("select 1 from drained").fetchone() is not None,
     )
 
 
@@ -205,6 +207,10 @@ def project(db: sqlite3.Connection, applied: Sequence[tuple[Recorded, Any]], *, 
     for plan, need in after.needs.items():
         if before.needs.get(plan) is not need:
             db.execute("insert or replace into need values(?,?)", (plan, msgspec.json.encode(need).decode()))
+    if before.drained and not after.drained:
+        db.execute("delete from drained")
+    elif after.drained and not before.drained:
+        db.execute("insert into drained values(?)", (node,))
     db.executemany("delete from pull where pull=?", [(name,) for name in before.pulls if name not in after.pulls])
 
 

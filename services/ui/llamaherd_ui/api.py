@@ -19,12 +19,14 @@ from llamaherd_shared.commands import (
     Accepted,
     CancelPull,
     DescribeParameters,
+    DrainNode,
     History,
     HistoryQuery,
     LineQuery,
     Lines,
     LoadModel,
     ModelReset,
+    NodeDrainState,
     Parameters,
     PullAccepted,
     PullCancelled,
@@ -44,7 +46,7 @@ from llamaherd_shared.streams import EVENTS, LOGS, REQUESTS
 from llamaherd_ui.docs import STYLE, render_docs
 from llamaherd_ui.keys import NewKey, decide_created, decide_revoked
 from llamaherd_ui.parameters import pick_teller, select_parameters
-from llamaherd_ui.projection import AccessKey, Node, evolve, pick_node, select
+from llamaherd_ui.projection import AccessKey, Node, evolve, known_node, pick_node, select
 from llamaherd_ui.pulls import NewPull, nodes_alive, pick_puller, render_command
 from llamaherd_ui.resume import parse_topics, pick_position
 from llamaherd_ui.settings import UiSettings
@@ -191,6 +193,24 @@ async def reload_configuration(ui: Ui, data: ReloadConfiguration | None = None) 
     subjects = [ui.bus.subjects.command("supervisor", "reload", node=node) for node in nodes_alive(ui.fleet.entities)]
     asking = (ui.bus.request(subject, command, Reloaded, timeout_s=RELOAD_TIMEOUT_S) for subject in subjects)
     return list(await asyncio.gather(*asking))
+
+
+@post("/api/v1/nodes/{node:str}/drain", tags=["nodes"], summary="Drain a node for maintenance", status_code=202)
+async def drain_node(ui: Ui, node: str) -> NodeDrainState:
+    """It takes no loads any more; what runs there finishes its answers and is unloaded. Models with `failover` are
+    loaded elsewhere. Answered at once; it holds until `resume`, also across restarts."""
+    return await _say_drained(ui, node, DrainNode())
+
+
+@post("/api/v1/nodes/{node:str}/resume", tags=["nodes"], summary="End a node's maintenance", status_code=202)
+async def resume_node(ui: Ui, node: str) -> NodeDrainState:
+    """It takes loads again, and loads what is to be loaded from the start."""
+    return await _say_drained(ui, node, DrainNode(drained=False))
+
+
+async def _say_drained(ui: Ui, node: str, command: DrainNode) -> NodeDrainState:
+    subject = ui.bus.subjects.command("supervisor", "drain", node=known_node(ui.fleet.entities, node))
+    return await ui.bus.request(subject, command, NodeDrainState)
 
 
 @get("/api/v1/keys", tags=["keys"], summary="API keys and what they have used")
@@ -366,6 +386,8 @@ HANDLERS: Final = [
     load_model,
     unload_model,
     reset_model,
+    drain_node,
+    resume_node,
     pull_model,
     cancel_pull,
     reload_configuration,

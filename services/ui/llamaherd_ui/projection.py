@@ -25,7 +25,7 @@ from llamaherd_shared.events.instance import (
     InstanceWaiting,
 )
 from llamaherd_shared.events.model import ModelBase, ModelFound, ModelRejected, ModelRemoved
-from llamaherd_shared.events.node import NodeBase, NodeJoined, NodeLeft
+from llamaherd_shared.events.node import NodeBase, NodeDrained, NodeJoined, NodeLeft, NodeResumed
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -43,6 +43,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, tag="node"):
     joined_ns: int
     left_ns: int | None = None
     """When its supervisor stopped; `None` while it runs."""
+    drained: bool = False
+    """For maintenance: it takes no loads."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
@@ -176,9 +178,12 @@ def _evolve_node(node: Node | None, event: NodeBase) -> Node | None:
                 models_dir=event.models_dir,
                 llama_server=event.llama_server,
                 joined_ns=event.at_ns,
+                drained=event.drained,
             )
         case NodeLeft() if node is not None:
             return msgspec.structs.replace(node, left_ns=event.at_ns)
+        case NodeDrained() | NodeResumed() if node is not None:
+            return msgspec.structs.replace(node, drained=isinstance(event, NodeDrained))
         case _:
             return node
 
@@ -325,7 +330,7 @@ def pick_node(entities: Entities, model: str, *, node: str | None) -> str:
     """
     files = [file for file in select(entities, ModelFile) if file.model == model]
     running = [item for item in select(entities, InstanceState) if item.model == model and item.pid is not None]
-    gone = {host.node for host in select(entities, Node) if host.left_ns is not None}
+    gone = {host.node for host in select(entities, Node) if host.left_ns is not None or host.drained}
     places = [item.node for item in running] + [file.node for file in files]
     if node is not None and node not in places:
         raise NotFound(f"node {node} has no model {model}{_or_nodes(places)}")
@@ -335,6 +340,14 @@ def pick_node(entities: Entities, model: str, *, node: str | None) -> str:
     if node is not None:
         return node
     return next((place for place in places if place not in gone), places[0])
+
+
+def known_node(entities: Entities, node: str) -> str:
+    """The node of this name. Raises `NotFound` with those there are."""
+    known = [host.node for host in select(entities, Node)]
+    if node not in known:
+        raise NotFound(f"there is no node {node}; known are: {', '.join(known) or 'none'}")
+    return node
 
 
 def _or_nodes(places: list[str]) -> str:

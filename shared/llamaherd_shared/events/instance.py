@@ -84,7 +84,8 @@ class InstanceDraining(InstanceBase, frozen=True, kw_only=True, tag="instance.dr
 
     cause: str
     """Who wanted it: `unload`, `shutdown`, `evicted for MODEL` (which needs the memory), `cancelled` (nobody waits for
-    the load any more), `reload` (it starts again with other options), `idle` (one more than there have to be)."""
+    the load any more), `reload` (it starts again with other options), `idle` (one more than there have to
+    be), `drained` (the node is, for maintenance)."""
 
 
 class InstanceStopping(InstanceBase, frozen=True, kw_only=True, tag="instance.stopping.v1"):
@@ -101,8 +102,8 @@ class InstanceExited(InstanceBase, frozen=True, kw_only=True, tag="instance.exit
     signal: str | None = None
     """Name of the signal that ended it, e.g. `SIGKILL`."""
     cause: str
-    """`unload`, `shutdown`, `evicted for MODEL`, `cancelled`, `reload`, `idle`, `crash`, `unhealthy`,
-    `supervisor_lost`, or `reset`: there was no process any more, and what had ended it is forgotten."""
+    """`unload`, `shutdown`, `evicted for MODEL`, `cancelled`, `reload`, `idle`, `drained`, `crash`,
+    `unhealthy`, `supervisor_lost`, or `reset`: there was no process any more, and what had ended it is forgotten."""
     last_lines: list[str] = []
     """The end of its log, oldest first; empty when we asked for the exit."""
     restart_at_ns: int | None = None

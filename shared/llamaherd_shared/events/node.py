@@ -21,6 +21,16 @@ class NodeJoined(NodeBase, frozen=True, kw_only=True, tag="node.joined.v1"):
     models_dir: str
     llama_server: str
     """Path of the llama-server it uses; empty when there is none."""
+    drained: bool = False
+    """Whether it is still drained for maintenance (`NodeDrained`)."""
+
+
+class NodeDrained(NodeBase, frozen=True, kw_only=True, tag="node.drained.v1"):
+    """For maintenance it takes no loads any more; what runs finishes its answers and is unloaded."""
+
+
+class NodeResumed(NodeBase, frozen=True, kw_only=True, tag="node.resumed.v1"):
+    """It takes loads again."""
 
 
 class NodeLeft(NodeBase, frozen=True, kw_only=True, tag="node.left.v1"):
@@ -30,4 +40,4 @@ class NodeLeft(NodeBase, frozen=True, kw_only=True, tag="node.left.v1"):
     """`shutdown`, or `expired` when its presence ran out."""
 
 
-NodeEvent = NodeJoined | NodeLeft
+NodeEvent = NodeJoined | NodeDrained | NodeResumed | NodeLeft

@@ -45,6 +45,7 @@ def load(
     models: dict[str, ModelEvent] = MODELS,
     llama_server: str = "/bin/x",
     stopping: bool = False,
+    drained: bool = False,
     options: LoadOptions = NOTHING,
     for_request: bool = False,
     **said: Any,
@@ -58,6 +59,7 @@ def load(
         llama_server=llama_server,
         labels={"site": "lab"},
         stopping=stopping,
+        drained=drained,
         now_ns=9,
     )
 

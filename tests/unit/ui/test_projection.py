@@ -21,12 +21,23 @@ from llamaherd_shared.events.instance import (
     InstanceWaiting,
 )
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
-from llamaherd_shared.events.node import NodeJoined, NodeLeft
+from llamaherd_shared.events.node import NodeDrained, NodeJoined, NodeLeft, NodeResumed
 from llamaherd_shared.events.placement import PlacementDecided
 from llamaherd_shared.events.pull import PullEvent
 from llamaherd_shared.events.request import RequestFinished, RequestPack
 from llamaherd_shared.events.turn import TurnKept
-from llamaherd_ui.projection import AccessKey, Entity, InstanceState, ModelFile, Node, entity_key, evolve, pick_node
+from llamaherd_ui.projection import (
+    AccessKey,
+    Entity,
+    InstanceState,
+    ModelFile,
+    Node,
+    entity_key,
+    evolve,
+    known_node,
+    pick_node,
+    select,
+)
 
 WHO = {"node": "n1", "model": "cria"}
 STARTED = InstanceStarted(
@@ -216,6 +227,25 @@ def test_facts_whose_beginning_is_lost_do_not_raise(event: Event) -> None:
     assert isinstance(fold(event)["instance/n1/cria/0"], InstanceState)
 
 
+def test_a_node_is_drained_until_it_is_resumed_whatever_its_supervisor_does() -> None:
+    drained, resumed = NodeDrained(node="n1", at_ns=2), NodeResumed(node="n1", at_ns=3)
+    again = msgspec.structs.replace(JOINED, drained=True)
+
+    states = [fold(JOINED, drained), fold(JOINED, drained, again), fold(JOINED, drained, resumed)]
+
+    assert [select(entities, Node)[0].drained for entities in states] == [True, True, False]
+
+
+def test_loading_passes_over_a_drained_node() -> None:
+    there = msgspec.structs.replace(JOINED, node="n2")
+    herd = fold(JOINED, FOUND, there, msgspec.structs.replace(FOUND, node="n2"), NodeDrained(node="n1", at_ns=2))
+
+    assert pick_node(herd, "cria", node=None) == "n2"
+    assert known_node(herd, "n1") == "n1"
+    with pytest.raises(NotFound, match="there is no node n3; known are: n1, n2"):
+        known_node(herd, "n3")
+
+
 def test_leaving_of_an_unknown_node_changes_nothing() -> None:
     assert fold(NodeLeft(node="n1", at_ns=9, cause="shutdown")) == {}
 
@@ -225,6 +255,7 @@ def test_every_fact_that_is_shown_has_an_entity() -> None:
     shown = {name for name, cls in TYPES.items() if cls not in elsewhere}
     made: list[Event] = [event for history, _ in HISTORIES.values() for event in history]
     made += [JOINED, FOUND, NodeLeft(node="n", at_ns=1, cause="x"), ModelRemoved(**WHO, at_ns=1)]
+    made += [NodeDrained(node="n", at_ns=1), NodeResumed(node="n", at_ns=1)]
     made += [KEY, KeyRevoked(key=KEY.key, at_ns=8)]
     made += [ModelRejected(**WHO, at_ns=1, path="", reason=""), InstanceProgressed(**WHO, at_ns=1, stage="", ratio=0)]
 

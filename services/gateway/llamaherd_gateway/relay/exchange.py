@@ -454,6 +454,7 @@ class Exchange:
             self._pursue(None if current else instance)
         else:
             self.broken += 1
+            self.relay.shun(instance)
             if self.broken >= ATTEMPTS:
                 text = f"the llama-server {instance.name} closed the connection without an answer, twice"
                 self.answer_problem(Problem(status=502, message=text, code="upstream_lost"))

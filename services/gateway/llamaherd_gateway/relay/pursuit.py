@@ -148,7 +148,7 @@ class Pursuit:
         exchange, relay = self._exchange, self._relay
         lost = self._lost
         while True:
-            instance = relay.choose(exchange) if lost is None else None
+            instance = relay.choose(exchange, but=lost)
             if instance is None:
                 instance = await self._find_instance(lost)
                 lost = None
@@ -165,6 +165,7 @@ class Pursuit:
                 connection = pool.take() or await pool.dial()
             except OSError as error:
                 exchange.broken += 1
+                relay.shun(instance)
                 if exchange.broken >= ATTEMPTS:
                     text = f"the llama-server {instance.name} cannot be reached: {str(error) or 'timed out'}"
                     raise StillThere(text) from error

@@ -43,6 +43,8 @@ from llamaherd_shared.upstream_key import upstream_key
 SWEEP_S: Final = 1.0
 UNLOAD_AGAIN_S: Final = 10.0
 """An idle model whose supervisor did not take the unload is tried again after this."""
+SHUN_S: Final = 10.0
+"""How long an instance that broke a connection is asked last: until it is known what has become of it."""
 RECORD_S: Final = 0.02
 """How long events are collected. A message for each would cost more than the request it tells of."""
 BUS_BUSY: Final = 64
@@ -113,6 +115,8 @@ class Relay:
         self._loaded: set[str] = set()
         """Models in memory, or on the way to it."""
         self._affinity = Affinity()
+        self._shunned: dict[tuple[InstanceKey, int], float] = {}
+        """(instance, generation) -> until when, on the monotonic clock."""
         self._facts: dict[InstanceKey, Facts] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         view.on_change.append(self._follow)
@@ -139,17 +143,21 @@ class Relay:
         """Whether clients have made any."""
         return bool(self._view.fleet.aliases)
 
-    def choose(self, exchange: Exchange) -> Instance | None:
-        """The ready instance that should answer; `None`: there is none now."""
+    def choose(self, exchange: Exchange, *, but: Instance | None = None) -> Instance | None:
+        """The ready instance that should answer, another one than `but`; `None`: there is none now."""
         table = self._view.table
         if exchange.asked.load is None and not self.has_aliases:
             ready = table.ready.get(exchange.model, ())
         else:
             ready = table.ready_for(exchange.model, self.demand_of(exchange))
+        if but is not None:
+            ready = tuple(each for each in ready if (each.key, each.generation) != (but.key, but.generation))
         if not ready:
             return None
         if len(ready) == 1:
             return ready[0]
+        if self._shunned:
+            ready = self._without_shunned(ready) or ready
         if exchange.asked.answer_id and (giver := self._giver_of(exchange.asked.answer_id)) in ready:
             return giver
         blocks = blocks_of(exchange.text)
@@ -157,6 +165,18 @@ class Relay:
         instance = pick_instance(ready, in_flight, self._affinity.find(blocks))
         self._affinity.note(blocks, instance.key)
         return instance
+
+    def shun(self, instance: Instance) -> None:
+        """It broke a connection without a byte: others are asked first for a while. Its host may be gone."""
+        if instance.node in self._view.away:
+            self._view.write_off(instance)
+        else:
+            self._shunned[instance.key, instance.generation] = time.monotonic() + SHUN_S
+
+    def _without_shunned(self, ready: tuple[Instance, ...]) -> tuple[Instance, ...]:
+        now = time.monotonic()
+        self._shunned = {spawn: until_s for spawn, until_s in self._shunned.items() if until_s > now}
+        return tuple(instance for instance in ready if (instance.key, instance.generation) not in self._shunned)
 
     def possible_givers(self, exchange: Exchange) -> Sequence[Instance]:
         """One of these gives the answer that a request is about, through another gateway; empty: it is known which."""

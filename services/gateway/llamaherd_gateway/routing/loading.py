@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.routing.attendance import Attendance
 from llamaherd_gateway.routing.placing import Bids, Placing
 from llamaherd_gateway.routing.table import pick_instance
 from llamaherd_gateway.store import View
@@ -23,6 +24,8 @@ from llamaherd_shared.model_options import LoadOptions
 ASK_AGAIN_S: Final = 2.0
 """Asked for and still not loading: the supervisor may have been restarted and forgotten. Loading twice is one load."""
 ASK_PAUSE_S: Final = 0.25
+BEAT_PAUSE_S: Final = 0.5
+"""Between two looks whether a supervisor has been heard."""
 EXIT_NOTICE_S: Final = 3.0
 """How long the news that an instance has exited may take from its supervisor to here."""
 NOTHING: Final = LoadOptions()
@@ -45,6 +48,8 @@ class Wish(msgspec.Struct, frozen=True):
     """That it is to be loaded with; `None`: whatever it is loaded with will do."""
     exactly: bool = False
     """Whether these are somebody's orders, and not what a request needs (`LoadModel.for_request`)."""
+    but: frozenset[str] = frozenset()
+    """Nodes where it does not count."""
 
 
 class LoadFailed(Unavailable):
@@ -64,6 +69,7 @@ class Loader:
         bus: Bids,
         *,
         caught_up: asyncio.Event,
+        attendance: Attendance,
         load_timeout_s: float,
         wait_timeout_s: float,
         ask_timeout_s: float,
@@ -71,6 +77,7 @@ class Loader:
     ) -> None:
         """`wait_timeout_s`: how long a load may wait for memory. `by` names this gateway to supervisors."""
         self._by = by
+        self._attendance = attendance
         self._placing = Placing(view, bus, by=by)
         self._asked: dict[str, str] = {}
         """Model -> node that was asked to load it, while it is not ready."""
@@ -81,12 +88,19 @@ class Loader:
         self._loads: dict[Wish, asyncio.Task[Instance]] = {}
         self._waiting: Counter[Wish] = Counter()
 
-    async def ready(self, model: str, options: LoadOptions | None = None, *, exactly: bool = False) -> Instance:
+    async def ready(
+        self,
+        model: str,
+        options: LoadOptions | None = None,
+        *,
+        exactly: bool = False,
+        but: frozenset[str] = frozenset(),
+    ) -> Instance:
         """A ready instance of `model`, loaded if need be, and anew if it has not what is asked for (`Wish`).
 
         Raises `HerdError`; other waiters are not disturbed.
         """
-        wish = Wish(model, options, exactly)
+        wish = Wish(model, options, exactly, but)
         load = self._loads.get(wish)
         if load is None:
             load = self._loads[wish] = asyncio.create_task(self._load(wish))
@@ -108,13 +122,18 @@ class Loader:
 
         Raises `StillThere` when the news does not come.
         """
-        deadline = time.monotonic() + EXIT_NOTICE_S
+        began = time.monotonic()
         spawn = (lost.key, lost.generation)
         while any((ready.key, ready.generation) == spawn for ready in self._view.table.ready.get(lost.model, ())):
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if lost.node in self._view.away:
+                # The one who would tell is gone as well.
+                self._view.write_off(lost)
+                return True
+            left = began + EXIT_NOTICE_S - time.monotonic()
+            # Its host may have vanished with it: that shows when no beat comes any more.
+            if left <= 0 and self._attendance.heard_since(lost.node, began):
                 raise StillThere(f"the llama-server {lost.name} closed the connection without an answer")
-            await self._view.changed(left)
+            await self._view.changed(left if left > 0 else BEAT_PAUSE_S)
         now = self._view.fleet.instances.get(lost.key)
         # It may run again by now: then the last process that ended is the one before.
         return now is not None and now.ended_generation == lost.generation and now.ended_by not in _OWN_FAULT
@@ -177,6 +196,8 @@ class Loader:
                 self._asked.pop(model, None)
                 return pick_instance(ready, {})
             now = time.monotonic()
+            if accepted is not None and accepted.node in self._view.away:
+                accepted = None  # it will not go on there
             node = accepted.node if accepted is not None else await self._place(wish, refused)
             instance = self._view.fleet.instances.get((node, model, 0))
             if instance is not None:
@@ -211,6 +232,8 @@ class Loader:
     def _ready_for(self, wish: Wish, accepted: Accepted | None) -> tuple[Instance, ...]:
         """Those that have what is asked for; else what the load has led to, for that is all there is to be had."""
         ready = self._view.table.ready_for(wish.model, wish.options)
+        if wish.but:
+            return tuple(instance for instance in ready if instance.node not in wish.but)
         if ready or accepted is None:
             return ready
         return tuple(

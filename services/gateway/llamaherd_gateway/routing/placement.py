@@ -15,18 +15,22 @@ FRESH_S: Final = 10.0
 """So long a decision holds for others who ask at the same time. Then facts about the instance tell."""
 
 
-def find_candidates(fleet: Fleet, model: str) -> list[str]:
-    """Nodes that have the model and can serve it, sorted.
+def find_candidates(fleet: Fleet, model: str, away: Collection[str] = ()) -> list[str]:
+    """Nodes that have the model and can serve it, sorted; `away`: those whose supervisors are not heard any more.
 
     Raises `UnknownModel` when nobody has the file, `ModelUnusable` when it cannot be served.
     """
     files = [found for found in fleet.models.values() if found.model == model]
     if not files:
         raise UnknownModel(unknown_model_message(model, build_table(fleet).known))
-    here = [found for found in files if _joined(fleet, found.node)]
+    here = [found for found in files if _joined(fleet, found.node) and found.node not in away]
     if not here:
         nodes = ", ".join(sorted(found.node for found in files))
         raise ModelUnusable(f"the model {model!r} is on {nodes}, where no supervisor runs now", retry_after_s=5)
+    if all(fleet.nodes[found.node].draining for found in here):
+        nodes = ", ".join(sorted(found.node for found in here))
+        raise ModelUnusable(f"the model {model!r} is on {nodes}, which is drained for maintenance", retry_after_s=60)
+    here = [found for found in here if not fleet.nodes[found.node].draining]
     usable = sorted(found.node for found in here if found.rejected is None)
     if not usable:
         raise ModelUnusable(f"the model {model!r} on {here[0].node} cannot be served: {here[0].rejected}")

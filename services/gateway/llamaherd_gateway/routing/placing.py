@@ -52,7 +52,7 @@ class Placing:
 
         Raises `HerdError`: nobody has the model, or nobody takes it, and why.
         """
-        everywhere = find_candidates(self._view.fleet, command.model)
+        everywhere = find_candidates(self._view.fleet, command.model, self._view.away)
         nodes = [node for node in everywhere if node not in but] or everywhere
         node = settled_node(self._view.fleet, command.model, nodes)
         if node is not None:
@@ -78,7 +78,7 @@ class Placing:
 
         Raises `HerdError`: nobody takes it, and why.
         """
-        nodes = find_candidates(self._view.fleet, model)
+        nodes = find_candidates(self._view.fleet, model, self._view.away)
         subject = self._bus.subjects.placement(model)
         last = await self._bus.newest(EVENTS, subject, timeout_s=OFFER_S)
         decided = None if last is None else decode_event(last.data)

@@ -1,7 +1,7 @@
 """Where a request goes: to a ready instance, or to a node that can load its model, or back with the known names."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 import msgspec
@@ -39,12 +39,15 @@ def _has(instance: Instance, options: LoadOptions) -> bool:
     return satisfies(options, instance.options, context_tokens=instance.context_tokens, slots=instance.slots)
 
 
-def build_table(fleet: Fleet) -> Table:
-    """A ready instance stays in even when its node's supervisor is gone: it outlives it."""
+def build_table(fleet: Fleet, written_off: Container[tuple[InstanceKey, int]] = ()) -> Table:
+    """A ready instance stays in even when its node's supervisor is gone: it outlives it.
+
+    `written_off`: (instance, generation) of those that are said to be ready by a node that is gone, and are not.
+    """
     ready: dict[str, tuple[Instance, ...]] = {}
     for key in sorted(fleet.instances):
         instance = fleet.instances[key]
-        if instance.state == "ready":
+        if instance.state == "ready" and (key, instance.generation) not in written_off:
             ready[instance.model] = (*ready.get(instance.model, ()), instance)
     on_disk = {model.model for model in fleet.models.values() if model.rejected is None and _joined(fleet, model.node)}
     training: dict[str, int] = {}

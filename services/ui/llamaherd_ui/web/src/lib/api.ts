@@ -69,6 +69,8 @@ export interface Node {
   llama_server: string;
   joined_ns: number;
   left_ns: number | null;
+  /** For maintenance: it takes no loads. */
+  drained: boolean;
 }
 
 export interface Service {
@@ -232,7 +234,9 @@ export type Fact =
       memory_bytes: number;
       models_dir: string;
       llama_server: string;
+      drained?: boolean;
     }
+  | { type: "node.drained.v1" | "node.resumed.v1"; node: string; at_ns: number }
   | { type: "node.left.v1"; node: string; at_ns: number; cause: string };
 
 /** A fact of a type this page does not know is passed over. */

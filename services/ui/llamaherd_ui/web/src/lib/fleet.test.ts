@@ -138,3 +138,14 @@ test("a model is shown as ready while any of its instances is", () => {
   const model = after(found, started, { ...started, index: 1 }, { ...ready, index: 1 }).models[0];
   expect(model && shownInstance(model)?.index).toBe(1);
 });
+
+test("a node is drained until it is resumed", () => {
+  const joined: Fact = {
+    type: "node.joined.v1", node: "ada", at_ns: 1, version: "1", cpus: 2, memory_bytes: 3, models_dir: "/m", llama_server: "",
+  };
+  const drained: Fact = { type: "node.drained.v1", node: "ada", at_ns: 2 };
+  const resumed: Fact = { type: "node.resumed.v1", node: "ada", at_ns: 3 };
+  expect(after(joined).nodes[0]?.drained).toBe(false);
+  expect(after(joined, drained).nodes[0]?.drained).toBe(true);
+  expect(after(joined, drained, resumed).nodes[0]?.drained).toBe(false);
+});

@@ -36,14 +36,14 @@ export function evolve(fleet: Fleet, fact: Fact): Fleet {
   switch (fact.type) {
     case "node.joined.v1": {
       const { type: _, at_ns, ...rest } = fact;
-      const joined: Node = { ...rest, joined_ns: at_ns, left_ns: null };
+      const joined: Node = { ...rest, drained: fact.drained ?? false, joined_ns: at_ns, left_ns: null };
       return { ...fleet, nodes: [...fleet.nodes.filter((node) => node.node !== fact.node), joined] };
     }
+    case "node.drained.v1":
+    case "node.resumed.v1":
+      return withNode(fleet, fact.node, { drained: fact.type === "node.drained.v1" });
     case "node.left.v1":
-      return {
-        ...fleet,
-        nodes: fleet.nodes.map((node) => (node.node === fact.node ? { ...node, left_ns: fact.at_ns } : node)),
-      };
+      return withNode(fleet, fact.node, { left_ns: fact.at_ns });
     case "model.found.v1":
       return withModel(fleet, fact, (model) => ({
         ...model,
@@ -78,6 +78,10 @@ export function evolve(fleet: Fleet, fact: Fact): Fleet {
 export function shownInstance(model: Model): Instance | null {
   if (model.instance?.state === "ready") return model.instance;
   return model.replicas.find((replica) => replica.state === "ready") ?? model.instance;
+}
+
+function withNode(fleet: Fleet, name: string, change: Partial<Node>): Fleet {
+  return { ...fleet, nodes: fleet.nodes.map((node) => (node.node === name ? { ...node, ...change } : node)) };
 }
 
 function withInstance(model: Model, fact: InstanceFact): Model {
