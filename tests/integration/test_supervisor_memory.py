@@ -5,6 +5,7 @@ Each model's file says 60 MiB and its llama-server takes as much, and some 15 fo
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -35,11 +36,12 @@ SIZE_MIB = 60
 QUICK = {"memory_budget": "130 MiB", "min_residence_s": 0.2, "patience_s": 60.0, "release_s": 0.0}
 """Room for one model."""
 ROOM_FOR_TWO = {"memory_budget": "220 MiB"}
+NAMES = (f"memory-{number}" for number in itertools.count())
 
 
 @pytest.fixture
-def node(tmp_path: Path, shared_nats_server: NatsServer, request: pytest.FixtureRequest) -> Iterator[Node]:
-    node = Node(tmp_path, shared_nats_server, name=request.node.name[:60])
+def node(tmp_path: Path, shared_nats_server: NatsServer) -> Iterator[Node]:
+    node = Node(tmp_path, shared_nats_server, name=next(NAMES))
     node.settings |= QUICK
     yield node
     node.clean_up()
@@ -282,6 +284,35 @@ def test_process_is_spawned_only_when_the_one_before_has_given_its_memory_back(n
             assert exited.signal == "SIGKILL"
             assert started.at_ns >= exited.at_ns
             assert node.llama_servers("deaf") == []
+
+    uvloop.run(body())
+
+
+@pytest.mark.parametrize("how", ["unloaded and loaded", "loaded with other options", "crowded out and loaded"])
+def test_process_that_is_slow_to_leave_is_never_there_together_with_the_next_one(node: Node, how: str) -> None:
+    """T16: what llama-swap had stopped was still there when the next one of its name was started."""
+
+    async def body() -> None:
+        async with serving(node, "b", stop_timeout_s=0.7) as herd:
+            add_model(node, "deaf", ignore_sigterm=True)
+            await herd.offered("deaf")
+            await load(herd, "deaf")
+
+            with node.crowding() as most:
+                if how == "unloaded and loaded":
+                    await herd.unload("deaf")
+                    await herd.load("deaf")
+                elif how == "loaded with other options":
+                    await herd.load("deaf", threads=2)
+                # The memory it leaves is wanted twice.
+                await herd.load("b")
+                if how == "crowded out and loaded":
+                    await herd.state(State.STOPPING, "deaf")
+                    await herd.load("deaf")
+                await until(lambda: herd.instance("deaf").generation == 2 and "ready" in herd.kinds("b"), within_s=20)
+                await until(lambda: herd.kinds("deaf").count("ready") == 2, within_s=20, what="both were loaded")
+
+            assert most == {"deaf": 1, "b": 1, "": 1}
 
     uvloop.run(body())
 
