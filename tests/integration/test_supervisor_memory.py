@@ -331,6 +331,30 @@ def test_two_loads_at_once_are_done_one_after_the_other(node: Node) -> None:
     uvloop.run(body())
 
 
+@pytest.mark.parametrize("before", ["an unload", "an eviction"])
+def test_model_that_generates_without_end_is_unloaded_in_time_and_its_memory_is_free(node: Node, before: str) -> None:
+    """T30: Ollama's models were "Stopping..." until their context was full, and kept their memory."""
+
+    async def body() -> None:
+        limits = {"patience_s": 0.3, "drain_timeout_s": 0.5, "stop_timeout_s": 0.5}
+        async with serving(node, "a", "b", **limits) as herd:
+            await load(herd, "a")
+            async with at_work(herd, "a", for_s=10_000, ends=False):
+                if before == "an eviction":
+                    await herd.load("b")
+                    await herd.state(State.DRAINING, "a")
+                began = asyncio.get_running_loop().time()
+
+                await herd.unload("a")
+                await herd.state(State.STOPPED, "a")
+
+                assert asyncio.get_running_loop().time() - began < 3.0
+                assert node.llama_servers("a") == []
+                await load(herd, "b")
+
+    uvloop.run(body())
+
+
 def test_wait_that_nobody_wants_any_more_ends_and_nobody_is_unloaded_for_it(node: Node) -> None:
     async def body() -> None:
         async with serving(node, "a", "b", min_residence_s=2) as herd:

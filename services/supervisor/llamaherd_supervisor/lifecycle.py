@@ -657,17 +657,22 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             return Signal("unhealthy", kill=True) if vitals.missed >= limits.max_missed else None
         case State.DRAINING:
             for_s = min(for_s, (now_ns - vitals.watched_ns) / 1e9)
-            return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, limits) - for_s)
+            return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, wanted, limits) - for_s)
         case State.STOPPING:
             return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)
 
 
-def _drain_s(instance: Instance, vitals: Vitals, limits: Limits) -> float:
-    """How long it may take to become idle. Nobody's answer is cut off only because another model needs the memory."""
+def _drain_s(instance: Instance, vitals: Vitals, wanted: Wanted, limits: Limits) -> float:
+    """How long it may take to become idle.
+
+    Nobody's answer is cut off only because another model needs the memory; whoever unloads it meanwhile waits no
+    longer than for any other unload.
+    """
     if vitals.busy_slots == 0:
         return _DRAIN_GRACE_S
+    evicted = instance.cause.startswith(EVICTED) and (wanted.wanted or wanted.cause.startswith(EVICTED))
     works = vitals.busy_slots is not None and not vitals.stalled and vitals.missed < limits.max_missed
-    return limits.evict_timeout_s if works and instance.cause.startswith(EVICTED) else limits.drain_timeout_s
+    return limits.evict_timeout_s if works and evicted else limits.drain_timeout_s
 
 
 def _is_replaced(instance: Instance, wanted: Wanted) -> bool:
