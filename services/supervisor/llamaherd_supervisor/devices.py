@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -67,23 +67,28 @@ class Devices:
             uses[key] = {RAM: resident} | on_gpus | self._on_gpus(nvidia, groups.get(pid, []))
         return Reading(devices=(_ram(private), *self._devices(nvidia, uses)), uses=uses)
 
-    def _on_gpus(self, nvidia: list[GpuMemory], pids: list[int]) -> dict[str, int]:
+    def _on_gpus(self, nvidia: Sequence[GpuMemory | None], pids: list[int]) -> dict[str, int]:
         used = {
-            gpu(index): sum(nvidia[listed.nvidia].by_pid.get(pid, 0) for pid in pids)
+            gpu(index): sum(now.by_pid.get(pid, 0) for pid in pids)
             for index, listed in enumerate(self.gpus)
-            if listed.nvidia is not None and listed.nvidia < len(nvidia)
+            if (now := _now(listed, nvidia)) is not None
         }
         return {name: count for name, count in used.items() if count}
 
-    def _devices(self, nvidia: list[GpuMemory], uses: Mapping[Key, Bytes]) -> list[Device]:
+    def _devices(self, nvidia: Sequence[GpuMemory | None], uses: Mapping[Key, Bytes]) -> list[Device]:
         devices = []
         for index, listed in enumerate(self.gpus):
             ours = sum(each.get(gpu(index), 0) for each in uses.values())
             others = listed.total_bytes - listed.free_bytes
-            if listed.nvidia is not None and listed.nvidia < len(nvidia):
-                others = max(0, nvidia[listed.nvidia].used_bytes - ours)
+            if (now := _now(listed, nvidia)) is not None:
+                others = max(0, now.used_bytes - ours)
             devices.append(Device(name=gpu(index), total_bytes=listed.total_bytes, others_bytes=others))
         return devices
+
+
+def _now(listed: Gpu, nvidia: Sequence[GpuMemory | None]) -> GpuMemory | None:
+    """What its driver tells; `None`: nothing."""
+    return nvidia[listed.nvidia] if listed.nvidia is not None and listed.nvidia < len(nvidia) else None
 
 
 def _ram(private: int) -> Device:
