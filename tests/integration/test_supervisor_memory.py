@@ -466,6 +466,27 @@ def test_gpus_have_budgets_of_their_own(node: Node, monkeypatch: pytest.MonkeyPa
     uvloop.run(body())
 
 
+def test_gpus_that_could_not_be_listed_once_count_all_the_same(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T29 (peers.md): what told llama-swap of its GPUs failed once, and was never asked again."""
+    monkeypatch.setenv("FAKE_LLAMA_DEVICES", '["Fake0: Card (2048 MiB, 2048 MiB free)"]')
+    assert node.llama_server is not None
+    start, *rest = node.llama_server.read_text().splitlines()
+    tried = node.folder / "tried"
+    fails_once = f'case "$*" in *--list-devices*) [ -e "{tried}" ] || {{ touch "{tried}"; exit 1; }};; esac'
+    node.llama_server.write_text("\n".join([start, fails_once, *rest]))
+
+    async def body() -> None:
+        async with serving(node, "a", memory_budget="4 GiB") as herd:
+            await load(herd, "a")
+
+            measured = await until(
+                lambda: [fact for fact in herd.facts if isinstance(fact, InstanceMeasured)], what="it is measured"
+            )
+            assert measured[0].estimated["gpu0"] > 400 * MIB
+
+    uvloop.run(body())
+
+
 def test_budget_that_is_none_is_told_at_the_start(node: Node) -> None:
     node.settings["memory_budget"] = "a lot"
 

@@ -17,6 +17,9 @@ from llamaherd_supervisor.nvml import GpuMemory, Gpus
 
 _LISTING_S: Final = 20.0
 """A driver that was not used for long may take seconds to wake up."""
+_LISTING_TRIES: Final = 3
+_LISTING_PAUSE_S: Final = 1.0
+"""Between two of them: what is found out now holds for as long as the supervisor runs."""
 _CONTAINER_LIMITS: Final = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -45,9 +48,14 @@ class Devices:
         """Those that llama-server can use; its `CUDA0` is `gpu0`."""
 
     async def find(self, llama_server: str, environment: Mapping[str, str]) -> None:
-        """Ask llama-server which GPUs it can use. One that does not tell uses none."""
-        if llama_server:
-            self.gpus = tuple(read_listing(await _list_devices(llama_server, environment), environment))
+        """Ask llama-server which GPUs it can use. One that does not tell, however often it is asked, uses none."""
+        for tried in range(_LISTING_TRIES if llama_server else 0):
+            if tried:
+                await asyncio.sleep(_LISTING_PAUSE_S)
+            listing = await _list_devices(llama_server, environment)
+            if listing is not None:
+                self.gpus = tuple(read_listing(listing, environment))
+                return
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,8 +140,8 @@ def _resident(pids: list[int]) -> tuple[int, int]:
     return resident, private
 
 
-async def _list_devices(llama_server: str, environment: Mapping[str, str]) -> str:
-    """What it prints; empty when it does not end by itself."""
+async def _list_devices(llama_server: str, environment: Mapping[str, str]) -> str | None:
+    """What it prints, nothing if it cannot be run; `None` when it fails, or does not end by itself."""
     try:
         process = await asyncio.create_subprocess_exec(
             llama_server,
@@ -148,8 +156,8 @@ async def _list_devices(llama_server: str, environment: Mapping[str, str]) -> st
     try:
         async with asyncio.timeout(_LISTING_S):
             output, _ = await process.communicate()
-            return output.decode("utf-8", "replace")
+            return output.decode("utf-8", "replace") if process.returncode == 0 else None
     except TimeoutError:
         process.kill()
         await process.wait()
-        return ""
+        return None
