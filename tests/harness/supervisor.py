@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 import psutil
 
-from harness.deadline import until, wait_until
+from harness.deadline import STEP_S, until, wait_until
 from harness.fake_llama_server import install_fake_llama_server, set_switches
 from harness.nats import NatsServer
 from harness.random_gguf import write_random_gguf
@@ -125,13 +127,33 @@ class Node:
 
     def llama_servers(self, model: str = "") -> list[psutil.Process]:
         """Every running process that this node's supervisors started, for one model or for all."""
-        mark = f"{self.data_dir}|{self.name}/" + (f"{model}/" if model else "")
-        found = []
+        return [process for name, process in self._marked() if model in ("", name)]
+
+    def _marked(self) -> Iterator[tuple[str, psutil.Process]]:
+        start = f"{self.data_dir}|{self.name}/"
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(INSTANCE_VARIABLE, "").startswith(mark):
-                    found.append(process)
-        return found
+                mark = process.environ().get(INSTANCE_VARIABLE, "")
+                if mark.startswith(start):
+                    yield mark.removeprefix(start).split("/")[0], process
+
+    @contextlib.contextmanager
+    def crowding(self) -> Iterator[Counter[str]]:
+        """The most processes that each model had at once, looked at all the while; under "" those of all together."""
+        most, over = Counter[str](), threading.Event()
+
+        def look() -> None:
+            while not over.wait(STEP_S):
+                models = [name for name, _ in self._marked()]
+                most.update(Counter([*models, *[""] * len(models)]) - most)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            yield most
+        finally:
+            over.set()
+            looking.join()
 
     def clean_up(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -218,7 +218,7 @@ def test_adopted_instance_is_unloaded_like_any_other_and_a_clean_stop_leaves_no_
 
 
 def test_end_that_nobody_watched_is_told_with_the_last_lines_and_mended(node: Node) -> None:
-    """T11 (peers.md): failed, crashed and deliberately unloaded could not be told apart."""
+    """T17 (peers.md): llamactl showed a model as running that had ended while its manager was away."""
 
     async def body() -> None:
         node.add_model("m")

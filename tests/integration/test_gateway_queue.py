@@ -250,7 +250,7 @@ def test_rules_aliases_and_patterns_reach_llama_server(run: Any, model: str) -> 
 
 
 def test_a_load_that_several_wait_for_goes_on_when_one_leaves(run: Any, model: str) -> None:
-    """One waiter's cancellation aborted the load for all (peers.md, T24)."""
+    """T24 (peers.md): one waiter's cancellation aborted the load for all."""
 
     async def scenario(herd: Herd, gateway: GatewayProcess) -> None:
         await herd.add_model(model)

@@ -1,7 +1,9 @@
 """A changed llamaherd.yaml: followed by supervisors and gateways, kept as it was while it is wrong."""
 
+import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,56 @@ def test_a_dry_run_tells_what_would_start_again_and_changes_nothing(node: Node, 
             assert "new" not in herd.known.models
 
     uvloop.run(body())
+
+
+def test_edits_in_quick_succession_end_with_one_process_of_each_model_and_the_last_options(node: Node) -> None:
+    """T15 (peers.md): rapid edits of llama-swap's configuration started the same model twice.
+
+    Some are mistakes, some are told by `reload` at once, and the models are slow to load and to leave.
+    """
+
+    async def body() -> None:
+        names = ("quick", "slow", "deaf")
+        node.add_model("quick")
+        node.add_model("slow", slow_load_s=0.3)
+        node.add_model("deaf", ignore_sigterm=True)
+        node.configure(with_slots(1, names))
+        async with herd_of(node, "quick") as herd:
+            node.start(stop_timeout_s=0.3)
+            await herd.serving()
+            await load(herd, *names)
+
+            with node.crowding() as most:
+                for slots in range(2, 18):
+                    if slots % 4 == 3:
+                        node.configure("models: {quick: {slots: none}}")
+                        with pytest.raises(Rejected):
+                            await reload(herd)
+                    node.configure(with_slots(slots, names))
+                    if slots % 3:
+                        await asyncio.gather(reload(herd), reload(herd), *(herd.load(name) for name in names))
+                    if slots % 6 == 0:
+                        # By itself, once the file has rested; the others are still on their way.
+                        await until(partial(is_ready_with, herd, "quick", slots=slots), what="an edit counts")
+                for name in names:
+                    await until(partial(is_ready_with, herd, name, slots=17), what=f"{name} has the last options")
+                nothing = await reload(herd)
+
+            assert nothing == Reloaded(node=node.name, restarts=[], offered=[], gone=[], later=[])
+            assert most == {name: 1 for name in names} | {"": 3}
+            assert sorted(process.pid for process in node.llama_servers()) == sorted(
+                herd.instance(name).pid or 0 for name in names
+            )
+
+    uvloop.run(body())
+
+
+def with_slots(slots: int, models: Iterable[str]) -> dict[str, Any]:
+    return {model: {"slots": slots} for model in models}
+
+
+def is_ready_with(herd: Herd, model: str, *, slots: int) -> bool:
+    return told(herd, model)[-1] == {"slots": slots} and herd.instance(model).state is State.READY
 
 
 def test_a_mistake_in_the_file_changes_nothing_and_is_told_until_it_is_mended(node: Node) -> None:

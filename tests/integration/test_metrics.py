@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import uvloop
 
+from harness import nvml
 from harness.deadline import until
 from harness.nats import NatsServer
 from harness.service import ServiceProcess
@@ -119,6 +121,50 @@ def test_samples_keep_their_rhythm(nats_server: NatsServer, tmp_path: Path) -> N
             # Every sample lies on the grid of its first one: lateness does not add up. A loaded machine may skip.
             assert sorted(off_s)[len(off_s) // 2] < 0.05
             assert len(set(rounds)) == len(rounds)
+
+    uvloop.run(body())
+
+
+BINDING = """
+import sys, time
+from pathlib import Path
+sys.path.append({tests!r})
+from harness.nvml import Driver
+told = vars(Driver().binding())
+globals().update({{name: told[name] for name in told if name.lower().startswith("nvml")}})
+tell_memory = nvmlDeviceGetMemoryInfo
+def nvmlDeviceGetMemoryInfo(gpu):
+    while Path({hanging!r}).exists():
+        time.sleep(0.02)
+    return tell_memory(gpu)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere another library is looked for")
+def test_driver_that_hangs_stops_the_samples_of_its_gpus_and_of_nothing_else(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T29 (peers.md): llama-swap went on showing what its GPUs had told last."""
+    hanging = tmp_path / "hanging"
+    (tmp_path / "pynvml.py").write_text(BINDING.format(tests=str(Path(nvml.__file__).parents[1]), hanging=str(hanging)))
+    (tmp_path / "libnvidia-ml.so.1").symlink_to(msgspec._core.__file__)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+
+    async def body() -> None:
+        async with metrics(tmp_path, nats_server) as service:
+            await service.start(service.bus, interval_s=0.2)
+            await until(lambda: len(service.of("gpu/0")) >= 3, what="samples of the GPU")
+
+            hanging.touch()
+            asked = len(service.of("host"))
+            await until(lambda: len(service.of("host")) >= asked + 8, what="samples of the host go on")
+            last_ns = service.of("gpu/0")[-1].at_ns
+            assert sum(sample.at_ns > last_ns for sample in service.of("host")) >= 3, "those of the GPU do not"
+
+            hanging.unlink()
+            await until(lambda: service.of("gpu/0")[-1].at_ns > last_ns, what="it tells again")
+            assert service.of("gpu/0")[-1].values["memory_used_bytes"] == 30
 
     uvloop.run(body())
 

@@ -419,6 +419,9 @@ def test_unload_while_loading_stops_at_once(running: Node, model: str) -> None:
 
             await herd.state(State.STOPPED)
             assert herd.kinds() == ["started", "stopping", "exited"]
+            exited = herd.history()[-1]
+            assert isinstance(exited, InstanceExited)
+            assert exited.signal != "SIGKILL", "it has heard that it was to go"
 
     uvloop.run(body())
 
@@ -613,6 +616,8 @@ def rows(node: Node) -> dict[str, list[tuple[object, ...]]]:
 def test_supervision_goes_on_while_the_bus_is_away_and_the_facts_follow_in_order(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
+    """T18 (peers.md): a partition ended in duplicates and orphans."""
+
     async def body() -> None:
         node = Node(tmp_path, nats_server)
         path = node.add_model("m")
@@ -622,13 +627,17 @@ def test_supervision_goes_on_while_the_bus_is_away_and_the_facts_follow_in_order
             await herd.load()
             first = await herd.state(State.READY)
 
-            nats_server.kill()
-            os.kill(first.pid or 0, signal.SIGKILL)
-            starts = path.with_name("m.gguf.starts")
-            await until(lambda: len(starts.read_text().split()) == 2, what="the restart without a bus")
-            nats_server.start()
+            with node.crowding() as most:
+                nats_server.kill()
+                os.kill(first.pid or 0, signal.SIGKILL)
+                starts = path.with_name("m.gguf.starts")
+                await until(lambda: len(starts.read_text().split()) == 2, what="the restart without a bus")
+                nats_server.start()
 
-            await until(lambda: herd.kinds() == ["started", "ready", "exited", "started", "ready"], within_s=15)
+                await until(lambda: herd.kinds() == ["started", "ready", "exited", "started", "ready"], within_s=15)
+                assert (await herd.load()).state == "ready"
+            assert most == {"m": 1, "": 1}
+            assert [process.pid for process in node.llama_servers()] == [herd.instance().pid]
             happened_ns = [fact.at_ns for fact in herd.history()]
             assert happened_ns == sorted(happened_ns)
             assert await asyncio.to_thread(node.stop) == 0

@@ -46,6 +46,7 @@ def lines_of(name: str) -> list[str]:
 
 
 def test_failed_crashed_and_unloaded_are_told_apart(running: Node) -> None:
+    """T11 (peers.md): one exit code stood for all three."""
     failed, crashed, unloaded = next(MODELS), next(MODELS), next(MODELS)
 
     async def body() -> None:
@@ -150,6 +151,8 @@ def test_kill_by_the_kernel_for_want_of_memory_is_told_as_that(
 
 
 def test_memory_that_is_full_may_be_free_at_the_next_try(running: Node, model: str) -> None:
+    """T7 (peers.md): a model that found no memory was an error until somebody started it by hand."""
+
     async def body() -> None:
         full = lines_of("out_of_memory-weights")
         running.add_model(model, exit_on_start=1, only_first_starts=1, raw_lines=full)

@@ -5,6 +5,7 @@ Each model's file says 60 MiB and its llama-server takes as much, and some 15 fo
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -35,11 +36,12 @@ SIZE_MIB = 60
 QUICK = {"memory_budget": "130 MiB", "min_residence_s": 0.2, "patience_s": 60.0, "release_s": 0.0}
 """Room for one model."""
 ROOM_FOR_TWO = {"memory_budget": "220 MiB"}
+NAMES = (f"memory-{number}" for number in itertools.count())
 
 
 @pytest.fixture
-def node(tmp_path: Path, shared_nats_server: NatsServer, request: pytest.FixtureRequest) -> Iterator[Node]:
-    node = Node(tmp_path, shared_nats_server, name=request.node.name[:60])
+def node(tmp_path: Path, shared_nats_server: NatsServer) -> Iterator[Node]:
+    node = Node(tmp_path, shared_nats_server, name=next(NAMES))
     node.settings |= QUICK
     yield node
     node.clean_up()
@@ -286,6 +288,35 @@ def test_process_is_spawned_only_when_the_one_before_has_given_its_memory_back(n
     uvloop.run(body())
 
 
+@pytest.mark.parametrize("how", ["unloaded and loaded", "loaded with other options", "crowded out and loaded"])
+def test_process_that_is_slow_to_leave_is_never_there_together_with_the_next_one(node: Node, how: str) -> None:
+    """T16: what llama-swap had stopped was still there when the next one of its name was started."""
+
+    async def body() -> None:
+        async with serving(node, "b", stop_timeout_s=0.7) as herd:
+            add_model(node, "deaf", ignore_sigterm=True)
+            await herd.offered("deaf")
+            await load(herd, "deaf")
+
+            with node.crowding() as most:
+                if how == "unloaded and loaded":
+                    await herd.unload("deaf")
+                    await herd.load("deaf")
+                elif how == "loaded with other options":
+                    await herd.load("deaf", threads=2)
+                # The memory it leaves is wanted twice.
+                await herd.load("b")
+                if how == "crowded out and loaded":
+                    await herd.state(State.STOPPING, "deaf")
+                    await herd.load("deaf")
+                await until(lambda: herd.instance("deaf").generation == 2 and "ready" in herd.kinds("b"), within_s=20)
+                await until(lambda: herd.kinds("deaf").count("ready") == 2, within_s=20, what="both were loaded")
+
+            assert most == {"deaf": 1, "b": 1, "": 1}
+
+    uvloop.run(body())
+
+
 def test_two_loads_at_once_are_done_one_after_the_other(node: Node) -> None:
     """T7"""
 
@@ -296,6 +327,30 @@ def test_two_loads_at_once_are_done_one_after_the_other(node: Node) -> None:
             await until(lambda: {"ready"} <= set(herd.kinds("a")) & set(herd.kinds("b")), what="both were ready")
 
             assert len(node.llama_servers()) == 1
+
+    uvloop.run(body())
+
+
+@pytest.mark.parametrize("before", ["an unload", "an eviction"])
+def test_model_that_generates_without_end_is_unloaded_in_time_and_its_memory_is_free(node: Node, before: str) -> None:
+    """T30: Ollama's models were "Stopping..." until their context was full, and kept their memory."""
+
+    async def body() -> None:
+        limits = {"patience_s": 0.3, "drain_timeout_s": 0.5, "stop_timeout_s": 0.5}
+        async with serving(node, "a", "b", **limits) as herd:
+            await load(herd, "a")
+            async with at_work(herd, "a", for_s=10_000, ends=False):
+                if before == "an eviction":
+                    await herd.load("b")
+                    await herd.state(State.DRAINING, "a")
+                began = asyncio.get_running_loop().time()
+
+                await herd.unload("a")
+                await herd.state(State.STOPPED, "a")
+
+                assert asyncio.get_running_loop().time() - began < 3.0
+                assert node.llama_servers("a") == []
+                await load(herd, "b")
 
     uvloop.run(body())
 
@@ -407,6 +462,27 @@ def test_gpus_have_budgets_of_their_own(node: Node, monkeypatch: pytest.MonkeyPa
             assert causes(herd, "a")[0] == "evicted for b"
             measured = next(fact for fact in herd.facts if isinstance(fact, InstanceMeasured))
             assert measured.estimated["gpu0"] > 400 * MIB
+
+    uvloop.run(body())
+
+
+def test_gpus_that_could_not_be_listed_once_count_all_the_same(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T29 (peers.md): what told llama-swap of its GPUs failed once, and was never asked again."""
+    monkeypatch.setenv("FAKE_LLAMA_DEVICES", '["Fake0: Card (2048 MiB, 2048 MiB free)"]')
+    assert node.llama_server is not None
+    start, *rest = node.llama_server.read_text().splitlines()
+    tried = node.folder / "tried"
+    fails_once = f'case "$*" in *--list-devices*) [ -e "{tried}" ] || {{ touch "{tried}"; exit 1; }};; esac'
+    node.llama_server.write_text("\n".join([start, fails_once, *rest]))
+
+    async def body() -> None:
+        async with serving(node, "a", memory_budget="4 GiB") as herd:
+            await load(herd, "a")
+
+            measured = await until(
+                lambda: [fact for fact in herd.facts if isinstance(fact, InstanceMeasured)], what="it is measured"
+            )
+            assert measured[0].estimated["gpu0"] > 400 * MIB
 
     uvloop.run(body())
 

@@ -29,6 +29,8 @@ from llamaherd_shared.streams import EVENTS, METRICS
 
 FIRST_SCRAPE_S: Final = 0.2
 """From the first reading, which only counters are taken from, to the first sample."""
+_STALE_BEATS: Final = 3
+"""So many intervals old, what GPUs told last is not told again."""
 
 
 async def run(service: Service, settings: MetricsSettings) -> None:
@@ -111,6 +113,8 @@ class Collector:
         self._services: Targets = {}
         self._processes = Processes()
         self._gpus: list[GpuReading] = []
+        self._gpus_read_s = 0.0
+        """When, on the machine's monotonic clock."""
         self.ready = asyncio.Event()
         path = service.common.data_dir / "projections" / "metrics-instances.v1.sqlite"
         self._projection = Projection(path, _SCHEMA)
@@ -147,7 +151,7 @@ class Collector:
         while True:
             at_ns = time.time_ns()
             current = await asyncio.to_thread(self._read, {**self._services, **self._instances})
-            for sample in shape_samples(self._node, previous, current, self._gpus, at_ns=at_ns):
+            for sample in shape_samples(self._node, previous, current, self._current_gpus(), at_ns=at_ns):
                 self._offer(sample)
             previous = current
             self.ready.set()
@@ -160,9 +164,15 @@ class Collector:
         try:
             while True:
                 self._gpus = await asyncio.to_thread(gpus.read)
+                self._gpus_read_s = time.monotonic()
                 await _until(next_tick(start_s, self._settings.interval_s, time.monotonic()))
         finally:
             gpus.close()
+
+    def _current_gpus(self) -> list[GpuReading]:
+        """None while the driver hangs: what it told last is not so any more."""
+        stale_s = _STALE_BEATS * self._settings.interval_s
+        return self._gpus if time.monotonic() - self._gpus_read_s <= stale_s else []
 
     def _read(self, targets: Targets) -> Readings:
         return Readings(host=read_host(self._service.common.data_dir), processes=self._processes.read(targets))

@@ -1,7 +1,7 @@
 """NVIDIA GPUs, through NVML. Where there are none, or no driver, there is nothing to read and no error.
 
-A GPU or driver that fails later is reported once, left alone for `RETRY_S`, and tried again: NVML is shut down
-and opened anew, which is what a driver update needs. Calls may block for seconds: use a thread.
+A GPU that fails is reported once, and the others are read on. When none can be read NVML is shut down, left alone for
+`RETRY_S` and opened anew, which is what a driver update needs. Calls may block for seconds: use a thread.
 """
 
 import contextlib
@@ -28,22 +28,25 @@ class Gpus:
         """`trouble` gets one sentence when reading fails, and an empty one when it works again."""
         self._trouble = trouble
         self._nvml: Any = None
-        self._handles: list[Any] = []
+        self._count = 0
         self._retry_at_s = 0.0
         self._troubled = False
 
     def read(self) -> list[GpuReading]:
-        """One reading per GPU; none while there is no GPU or NVML fails."""
+        """One reading per GPU that can be read; none while there is no GPU or NVML fails."""
         if self._nvml is None and (time.monotonic() < self._retry_at_s or not self._open()):
             return []
-        readings = []
-        for index, handle in enumerate(self._handles):
+        readings, failed = [], ""
+        for index in range(self._count):
             try:
-                readings.append(_read_gpu(self._nvml, index, handle))
+                readings.append(_read_gpu(self._nvml, index))
             except self._nvml.NVMLError as error:
-                self._fail(f"GPU {index} cannot be read: {error}; trying again every {RETRY_S:g} s")
-                return readings
-        if self._troubled:
+                failed = failed or f"GPU {index} cannot be read: {error}"
+        if failed and not readings:
+            self._fail(f"{failed}; trying again every {RETRY_S:g} s")
+        elif failed:
+            self._tell(failed)
+        elif self._troubled:
             self._troubled = False
             self._trouble("")
         return readings
@@ -52,7 +55,7 @@ class Gpus:
         if self._nvml is not None:
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlShutdown()
-            self._nvml, self._handles = None, []
+            self._nvml = None
 
     def _open(self) -> bool:
         if not _has_library():
@@ -72,7 +75,7 @@ class Gpus:
             return False
         self._nvml = pynvml
         try:
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            self._count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
             self._fail(f"the GPUs cannot be listed: {error}; trying again every {RETRY_S:g} s")
             return False
@@ -81,6 +84,9 @@ class Gpus:
     def _fail(self, sentence: str) -> None:
         self.close()
         self._retry_at_s = time.monotonic() + RETRY_S
+        self._tell(sentence)
+
+    def _tell(self, sentence: str) -> None:
         if not self._troubled:
             self._troubled = True
             self._trouble(sentence)
@@ -97,7 +103,8 @@ def _has_library() -> bool:
     return True
 
 
-def _read_gpu(nvml: Any, index: int, handle: Any) -> GpuReading:
+def _read_gpu(nvml: Any, index: int) -> GpuReading:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
     utilization = _ask(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
     milliwatts = _ask(nvml, nvml.nvmlDeviceGetPowerUsage, handle)

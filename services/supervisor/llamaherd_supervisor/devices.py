@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,9 @@ from llamaherd_supervisor.nvml import GpuMemory, Gpus
 
 _LISTING_S: Final = 20.0
 """A driver that was not used for long may take seconds to wake up."""
+_LISTING_TRIES: Final = 3
+_LISTING_PAUSE_S: Final = 1.0
+"""Between two of them: what is found out now holds for as long as the supervisor runs."""
 _CONTAINER_LIMITS: Final = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -45,9 +48,14 @@ class Devices:
         """Those that llama-server can use; its `CUDA0` is `gpu0`."""
 
     async def find(self, llama_server: str, environment: Mapping[str, str]) -> None:
-        """Ask llama-server which GPUs it can use. One that does not tell uses none."""
-        if llama_server:
-            self.gpus = tuple(read_listing(await _list_devices(llama_server, environment), environment))
+        """Ask llama-server which GPUs it can use. One that does not tell, however often it is asked, uses none."""
+        for tried in range(_LISTING_TRIES if llama_server else 0):
+            if tried:
+                await asyncio.sleep(_LISTING_PAUSE_S)
+            listing = await _list_devices(llama_server, environment)
+            if listing is not None:
+                self.gpus = tuple(read_listing(listing, environment))
+                return
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,23 +75,28 @@ class Devices:
             uses[key] = {RAM: resident} | on_gpus | self._on_gpus(nvidia, groups.get(pid, []))
         return Reading(devices=(_ram(private), *self._devices(nvidia, uses)), uses=uses)
 
-    def _on_gpus(self, nvidia: list[GpuMemory], pids: list[int]) -> dict[str, int]:
+    def _on_gpus(self, nvidia: Sequence[GpuMemory | None], pids: list[int]) -> dict[str, int]:
         used = {
-            gpu(index): sum(nvidia[listed.nvidia].by_pid.get(pid, 0) for pid in pids)
+            gpu(index): sum(now.by_pid.get(pid, 0) for pid in pids)
             for index, listed in enumerate(self.gpus)
-            if listed.nvidia is not None and listed.nvidia < len(nvidia)
+            if (now := _now(listed, nvidia)) is not None
         }
         return {name: count for name, count in used.items() if count}
 
-    def _devices(self, nvidia: list[GpuMemory], uses: Mapping[Key, Bytes]) -> list[Device]:
+    def _devices(self, nvidia: Sequence[GpuMemory | None], uses: Mapping[Key, Bytes]) -> list[Device]:
         devices = []
         for index, listed in enumerate(self.gpus):
             ours = sum(each.get(gpu(index), 0) for each in uses.values())
             others = listed.total_bytes - listed.free_bytes
-            if listed.nvidia is not None and listed.nvidia < len(nvidia):
-                others = max(0, nvidia[listed.nvidia].used_bytes - ours)
+            if (now := _now(listed, nvidia)) is not None:
+                others = max(0, now.used_bytes - ours)
             devices.append(Device(name=gpu(index), total_bytes=listed.total_bytes, others_bytes=others))
         return devices
+
+
+def _now(listed: Gpu, nvidia: Sequence[GpuMemory | None]) -> GpuMemory | None:
+    """What its driver tells; `None`: nothing."""
+    return nvidia[listed.nvidia] if listed.nvidia is not None and listed.nvidia < len(nvidia) else None
 
 
 def _ram(private: int) -> Device:
@@ -127,8 +140,8 @@ def _resident(pids: list[int]) -> tuple[int, int]:
     return resident, private
 
 
-async def _list_devices(llama_server: str, environment: Mapping[str, str]) -> str:
-    """What it prints; empty when it does not end by itself."""
+async def _list_devices(llama_server: str, environment: Mapping[str, str]) -> str | None:
+    """What it prints, nothing if it cannot be run; `None` when it fails, or does not end by itself."""
     try:
         process = await asyncio.create_subprocess_exec(
             llama_server,
@@ -143,8 +156,8 @@ async def _list_devices(llama_server: str, environment: Mapping[str, str]) -> st
     try:
         async with asyncio.timeout(_LISTING_S):
             output, _ = await process.communicate()
-            return output.decode("utf-8", "replace")
+            return output.decode("utf-8", "replace") if process.returncode == 0 else None
     except TimeoutError:
         process.kill()
         await process.wait()
-        return ""
+        return None

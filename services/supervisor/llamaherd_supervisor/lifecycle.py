@@ -676,18 +676,26 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             return Signal("unhealthy", kill=True) if ill else None
         case State.DRAINING:
             for_s = min(for_s, (now_ns - vitals.watched_ns) / 1e9)
-            return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, limits) - for_s)
+            return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, wanted, limits) - for_s)
         case State.STOPPING:
             return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)
 
 
-def _drain_s(instance: Instance, vitals: Vitals, limits: Limits) -> float:
-    """How long it may take to become idle. Nobody's answer is cut off for another model's sake, or for maintenance."""
+def _drain_s(instance: Instance, vitals: Vitals, wanted: Wanted, limits: Limits) -> float:
+    """How long it may take to become idle.
+
+    Nobody's answer is cut off for another model's sake, or for maintenance; whoever unloads it meanwhile waits no
+    longer than for any other unload.
+    """
     if vitals.busy_slots == 0:
         return _DRAIN_GRACE_S
+    patient = _is_patient(instance.cause) and (wanted.wanted or _is_patient(wanted.cause))
     works = vitals.busy_slots is not None and not vitals.stalled and vitals.missed < limits.max_missed
-    patient = instance.cause.startswith(EVICTED) or instance.cause == DRAINED
     return limits.evict_timeout_s if works and patient else limits.drain_timeout_s
+
+
+def _is_patient(cause: str) -> bool:
+    return cause.startswith(EVICTED) or cause == DRAINED
 
 
 def _is_stuck(vitals: Vitals, limits: Limits) -> bool:

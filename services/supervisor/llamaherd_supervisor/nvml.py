@@ -29,18 +29,19 @@ class Gpus:
         self._nvml: Any = None
         self._retry_at_s = 0.0
 
-    def read(self) -> list[GpuMemory]:
-        """None while there is no GPU, or while NVML fails."""
+    def read(self) -> list[GpuMemory | None]:
+        """Of each GPU; `None` for one that does not tell. Empty while there is no GPU, or while NVML fails."""
         if self._nvml is None and (time.monotonic() < self._retry_at_s or not self._open()):
             return []
         nvml = self._nvml
         try:
-            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-            return [_read(nvml, handle) for handle in handles]
+            found = [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
         except nvml.NVMLError:
+            found = []
+        if not any(found):
             # A driver that was updated answers only to one that opens it anew.
             self._close()
-            return []
+        return found
 
     def _open(self) -> bool:
         self._retry_at_s = time.monotonic() + _RETRY_S
@@ -76,12 +77,20 @@ def _has_library() -> bool:
     return True
 
 
-def _read(nvml: Any, handle: Any) -> GpuMemory:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    # `None` stands for "not available", as in a container that does not see its own processes.
-    processes = [
-        (process.pid, process.usedGpuMemory)
-        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        if process.usedGpuMemory is not None
-    ]
-    return GpuMemory(total_bytes=memory.total, used_bytes=memory.used, by_pid=dict(processes))
+def _read(nvml: Any, index: int) -> GpuMemory | None:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError:
+        # It has fallen off the bus, or has no memory of its own (`[N/A]` in nvidia-smi).
+        return None
+    return GpuMemory(total_bytes=memory.total, used_bytes=memory.used, by_pid=_by_pid(nvml, handle))
+
+
+def _by_pid(nvml: Any, handle: Any) -> dict[int, int]:
+    """Empty where it is not told, as in a container that does not see its own processes."""
+    try:
+        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return {}
+    return {process.pid: process.usedGpuMemory for process in processes if process.usedGpuMemory is not None}

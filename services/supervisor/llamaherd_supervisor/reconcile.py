@@ -128,6 +128,7 @@ def wanted_after_restart(instance: Instance, found: Found | None, record: Record
     waiting = instance.state is State.WAITING
     return Wanted(
         wanted=running or waiting or (isinstance(found, Adopt) and bool(found.untold)),
+        cause=instance.cause or "unload",
         asked_ns=instance.since_ns if waiting else 0,
         options=record.asked if record is not None else LoadOptions(),
     )

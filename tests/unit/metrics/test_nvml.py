@@ -1,71 +1,13 @@
 """The GPU adapter without a GPU: absent, failing, coming back. NVIDIA's binding is there, its answers are made up."""
 
 import sys
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 
+from harness.nvml import Driver
 from llamaherd_metrics import nvml
 from llamaherd_metrics.nvml import Gpus
 from llamaherd_metrics.sample import GpuReading
-
-
-class NVMLError(Exception):
-    def __init__(self, value: int) -> None:
-        super().__init__(f"NVML error {value}")
-        self.value = value
-
-
-class Driver:
-    """What NVML answers, and how often it was opened."""
-
-    def __init__(self) -> None:
-        self.failing: dict[str, int] = {}
-        """Function -> error code (nvml.h)."""
-        self.opened = 0
-        self.closed = 0
-
-    def binding(self) -> ModuleType:
-        answers: dict[str, Any] = {
-            "nvmlDeviceGetCount": 1,
-            "nvmlDeviceGetHandleByIndex": "handle",
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80, used=30),
-            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=55),
-            "nvmlDeviceGetPowerUsage": 250_500,
-            "nvmlDeviceGetTemperature": 61,
-            "nvmlDeviceGetComputeRunningProcesses": [
-                SimpleNamespace(pid=7, usedGpuMemory=20),
-                SimpleNamespace(pid=8, usedGpuMemory=None),
-            ],
-            "nvmlDeviceGetGraphicsRunningProcesses": [SimpleNamespace(pid=7, usedGpuMemory=20)],
-        }
-        module = ModuleType("pynvml")
-        errors = {
-            "NVML_ERROR_NOT_SUPPORTED": 3,
-            "NVML_ERROR_NO_PERMISSION": 4,
-            "NVML_ERROR_DRIVER_NOT_LOADED": 9,
-            "NVML_ERROR_LIBRARY_NOT_FOUND": 12,
-            "NVML_ERROR_FUNCTION_NOT_FOUND": 13,
-        }
-        vars(module).update(errors, NVMLError=NVMLError, NVML_TEMPERATURE_GPU=0)
-        for name, answer in answers.items():
-            setattr(module, name, lambda *_, name=name, answer=answer: self._answer(name, answer))
-        module.nvmlInit = lambda: self._open()  # type: ignore[attr-defined]
-        module.nvmlShutdown = lambda: self._close()  # type: ignore[attr-defined]
-        return module
-
-    def _answer(self, name: str, answer: Any) -> Any:
-        if name in self.failing:
-            raise NVMLError(self.failing[name])
-        return answer
-
-    def _open(self) -> None:
-        self.opened += 1
-        self._answer("nvmlInit", None)
-
-    def _close(self) -> None:
-        self.closed += 1
 
 
 @pytest.fixture
@@ -111,6 +53,8 @@ def test_gpu_is_read(gpus: Gpus, troubles: list[str]) -> None:
 def test_value_the_gpu_does_not_have_is_absent_and_the_rest_is_read(
     driver: Driver, gpus: Gpus, troubles: list[str], error: int
 ) -> None:
+    """T29 (peers.md): memory that is `[N/A]`, or a question that a newer driver does not know, ended all readings."""
+
     driver.failing = {"nvmlDeviceGetMemoryInfo": error, "nvmlDeviceGetPowerUsage": error}
 
     (reading,) = gpus.read()
@@ -122,6 +66,7 @@ def test_value_the_gpu_does_not_have_is_absent_and_the_rest_is_read(
 def test_gpu_that_fails_later_is_told_once_and_read_again_when_it_is_back(
     driver: Driver, gpus: Gpus, troubles: list[str]
 ) -> None:
+    """T29 (peers.md): what read llama-swap's GPUs ended once, and what was shown of them stood still for ever."""
     gpus.read()
     driver.failing = {"nvmlDeviceGetUtilizationRates": 15}
     assert [gpus.read() for _ in range(3)] == [[], [], []]
@@ -134,6 +79,18 @@ def test_gpu_that_fails_later_is_told_once_and_read_again_when_it_is_back(
     assert troubles[1:] == [""]
     assert driver.opened == 4
     assert driver.closed == 3
+
+
+def test_gpu_that_has_fallen_off_the_bus_hides_no_other_one(driver: Driver, gpus: Gpus, troubles: list[str]) -> None:
+    driver.count, driver.ailing = 3, 1
+    driver.failing = {"nvmlDeviceGetHandleByIndex": 15}
+
+    assert [[reading.index for reading in gpus.read()] for _ in range(3)] == [[0, 2]] * 3
+    assert (len(troubles), driver.opened) == (1, 1)
+
+    driver.failing = {}
+    assert len(gpus.read()) == 3
+    assert troubles[1:] == [""]
 
 
 def test_driver_that_goes_away_is_told_once(driver: Driver, gpus: Gpus, troubles: list[str]) -> None:

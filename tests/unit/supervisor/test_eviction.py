@@ -214,6 +214,7 @@ def test_two_of_one_group_are_loaded_one_after_the_other() -> None:
 
 
 def test_nothing_is_refused_while_freed_memory_may_still_come_back() -> None:
+    """T8 (peers.md): a driver gives memory back later than the process has ended."""
     too_large = [wish("m", 11)]
 
     assert decided(too_large, [], freed_s=995) == {"m": Await("memory that was just freed to come back")}

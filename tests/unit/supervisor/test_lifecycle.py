@@ -67,6 +67,7 @@ LIMITS = Limits()
 NEW = Instance(node="n", model="m")
 YES = Wanted(wanted=True)
 NO = Wanted(wanted=False, cause="unload", asked_ns=10**6 * SECOND)
+FOR_A = Wanted(wanted=False, cause="evicted for a", asked_ns=10**6 * SECOND)
 
 
 def started(at_s: float = 0, *, generation: int = 1, restarts: int = 0) -> InstanceStarted:
@@ -556,16 +557,24 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "draining goes on when wanted again": ([started(), ready(), DRAINING], IDLE, YES, 2.4, Signal("unload")),
     "waiting for memory": ([WAITING], Vitals(), YES, 2, Spawn()),
     "unwanted while waiting for memory": ([WAITING], Vitals(), NO, 2, Forget("unload")),
-    "evicted, busy": ([started(), ready(), EVICTED], BUSY, NO, 1002, Wait(2600.0)),
-    "evicted, busy for ever": ([started(), ready(), EVICTED], BUSY, NO, 3602, Signal("evicted for a")),
-    "evicted, busy and stuck": ([started(), ready(), EVICTED], Vitals(busy_slots=1, stalled=True), NO, 12, Wait(20.0)),
-    "evicted, idle": ([started(), ready(), EVICTED], IDLE, NO, 2.4, Signal("evicted for a")),
-    "evicted, nothing known": ([started(), ready(), EVICTED], Vitals(), NO, 32, Signal("evicted for a")),
-    "evicted, busy and silent": ([started(), ready(), EVICTED], Vitals(busy_slots=1, missed=3), NO, 12, Wait(20.0)),
+    "evicted, busy": ([started(), ready(), EVICTED], BUSY, FOR_A, 1002, Wait(2600.0)),
+    "evicted, busy, and wanted again": ([started(), ready(), EVICTED], BUSY, YES, 1002, Wait(2600.0)),
+    "evicted, busy, and unloaded": ([started(), ready(), EVICTED], BUSY, NO, 12, Wait(20.0)),
+    "evicted, busy for ever": ([started(), ready(), EVICTED], BUSY, FOR_A, 3602, Signal("evicted for a")),
+    "evicted, busy and stuck": (
+        [started(), ready(), EVICTED],
+        Vitals(busy_slots=1, stalled=True),
+        FOR_A,
+        12,
+        Wait(20.0),
+    ),
+    "evicted, idle": ([started(), ready(), EVICTED], IDLE, FOR_A, 2.4, Signal("evicted for a")),
+    "evicted, nothing known": ([started(), ready(), EVICTED], Vitals(), FOR_A, 32, Signal("evicted for a")),
+    "evicted, busy and silent": ([started(), ready(), EVICTED], Vitals(busy_slots=1, missed=3), FOR_A, 12, Wait(20.0)),
     "evicted, adopted just now": (
         [started(), ready(), EVICTED],
         Vitals(watched_ns=31 * SECOND),
-        NO,
+        FOR_A,
         32,
         Wait(29.0),
     ),

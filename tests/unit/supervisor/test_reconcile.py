@@ -163,6 +163,12 @@ def test_what_was_about_to_start_again_is_started_by_the_next_supervisor() -> No
         assert wanted_after_restart(reloading, Gone(), None).wanted
 
 
+def test_what_was_making_room_goes_on_making_room() -> None:
+    leaving = Instance(node="n", model="m", state=State.DRAINING, cause="evicted for a")
+
+    assert wanted_after_restart(leaving, Gone(), None) == Wanted(wanted=False, cause="evicted for a")
+
+
 def test_load_that_waited_for_memory_goes_on_waiting_in_its_turn() -> None:
     waiting = Instance(node="n", model="m", state=State.WAITING, since_ns=7)
 
