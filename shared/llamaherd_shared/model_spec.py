@@ -17,6 +17,8 @@ from llamaherd_shared.model_options import LoadOptions, ModelOptions, find_confl
 
 Capability = Literal["completion", "embedding", "rerank", "tools", "thinking", "insert", "vision", "audio"]
 
+INDEX: Final = "${INDEX}"
+"""Stands for an instance's number."""
 DEFAULTS: Final = "*"
 """The key that fits every model."""
 _PATTERN: Final = frozenset("*?[")
@@ -62,7 +64,8 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     """Further words for llama-server, e.g. `[--keep, 64]`. What has a name of its own here is refused."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
-    """Variables for its process; `env:NAME` and `file:PATH` are looked up at each start. Values are never shown."""
+    """Variables for its process; `env:NAME` and `file:PATH` are looked up at each start. Values are never shown. Here,
+    in `args` and in `command` `${INDEX}` is the number of the instance, from 0."""
     command: tuple[str, ...] = ()
     """Start this instead of llama-server: any server with OpenAI's API. `${PORT}`, `${HOST}`, `${MODEL}` and
     `${MODEL_PATH}` are filled in; in `env` also `${API_KEY}`, which requests will carry."""
@@ -110,6 +113,17 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
     def most_replicas(self) -> int:
         """Instances that there may be on one node."""
         return max(self.replicas, self.max_replicas or 0)
+
+    def of_instance(self, index: int) -> "ModelSpec":
+        """What holds for one of its instances: `${INDEX}` in words and variables is its number, from 0."""
+        if not any(INDEX in word for word in (*self.args, *self.command, *self.env.values())):
+            return self
+        return msgspec.structs.replace(
+            self,
+            args=tuple(word.replace(INDEX, str(index)) for word in self.args),
+            command=tuple(word.replace(INDEX, str(index)) for word in self.command),
+            env={name: value.replace(INDEX, str(index)) for name, value in self.env.items()},
+        )
 
     @property
     def options(self) -> ModelOptions:

@@ -54,14 +54,14 @@ async def grow(herd: Herd, *, beside: int) -> Accepted:
 def test_instances_of_a_model_are_loaded_and_unloaded_together(node: Node) -> None:
     async def body() -> None:
         node.add_model("m")
-        node.configure({"m": {"replicas": 2}})
+        node.configure({"m": {"replicas": 2, "env": {"WHICH": "${INDEX}"}}})
         async with herd_of(node) as herd:
             node.start()
             await herd.offered()
 
             await herd.load()
             await are(herd, i0=State.READY, i1=State.READY)
-            assert len(node.llama_servers("m")) == 2
+            assert sorted(each.environ()["WHICH"] for each in node.llama_servers("m")) == ["0", "1"]
 
             await herd.unload()
             await are(herd, i0=State.STOPPED, i1=State.STOPPED)

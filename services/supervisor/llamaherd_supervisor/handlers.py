@@ -141,7 +141,7 @@ class Workplace:
                 node=self.node, model=instance.model, at_ns=0, path=instance.path, size_bytes=0, modified_ns=0
             )
         return make_plan(
-            (offers or self.offers).spec(instance.model),
+            (offers or self.offers).spec(instance.model).of_instance(instance.index),
             found,
             asked,
             models_dir=self.settings.models_dir,
@@ -475,7 +475,7 @@ class Owner:
         model = self.instance.model
         return {
             name: read_reference(value, self._at.environment, setting=f"models.{model}.env.{name}")
-            for name, value in self._at.offers.spec(model).env.items()
+            for name, value in self._at.offers.spec(model).of_instance(self.instance.index).env.items()
         }
 
     def _key(self, generation: int) -> str:

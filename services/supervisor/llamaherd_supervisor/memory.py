@@ -351,13 +351,14 @@ class Memory:
         residents = self._ledger.residents(self._standings(reading))
         pinned = [each.holds for each in residents if each.pinned and each.key != key]
         room = subtract(self._limits(reading), *pinned)
-        need = await self._needs_of.find(plan, Place(room=room, gpus=self._gpus_for(key[0])))
+        need = await self._needs_of.find(plan, Place(room=room, gpus=self._gpus_for(key)))
         takes_place = plan.router and self._settings.router_max_models and not find_obstacle(key[0], plan)
         return in_router(need) if takes_place else need
 
-    def _gpus_for(self, model: str) -> tuple[str, ...]:
+    def _gpus_for(self, key: Key) -> tuple[str, ...]:
         """Those that its process will see."""
-        numbers = visible_numbers(self._spec(model).env)
+        model, index = key
+        numbers = visible_numbers(self._spec(model).of_instance(index).env)
         if numbers is None:
             return self._devices.names
         by_number = {listed.nvidia: name for name, listed in zip(self._devices.names, self._devices.gpus, strict=True)}

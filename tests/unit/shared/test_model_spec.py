@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llamaherd_shared.model_options import LoadOptions
-from llamaherd_shared.model_spec import ModelSpec, Rules, at_least, within
+from llamaherd_shared.model_spec import BadEntry, ModelSpec, Rules, at_least, read_entry, within
 from llamaherd_shared.settings import SettingsError, load_models
 
 FILE = """
@@ -181,3 +181,18 @@ def test_a_request_gets_at_least_what_is_configured() -> None:
     assert at_least(LoadOptions(context_tokens=16384), spec) == LoadOptions(context_tokens=16384)
     assert at_least(LoadOptions(), spec) == LoadOptions()
     assert at_least(LoadOptions(context_tokens=1), ModelSpec()) == LoadOptions(context_tokens=1)
+
+
+def test_an_instance_has_its_number_where_the_entry_says_so() -> None:
+    spec = ModelSpec(env={"CUDA_VISIBLE_DEVICES": "${INDEX}", "A": "b"}, args=("--log-file", "/tmp/${INDEX}.log"))
+
+    second = spec.of_instance(1)
+
+    assert second.env == {"CUDA_VISIBLE_DEVICES": "1", "A": "b"}
+    assert second.args == ("--log-file", "/tmp/1.log")
+    assert ModelSpec(env={"A": "b"}).of_instance(1) == ModelSpec(env={"A": "b"})
+
+
+def test_fewer_instances_than_there_have_to_be_are_a_mistake() -> None:
+    with pytest.raises(BadEntry, match="`max_replicas` is 1, and `replicas` 2"):
+        read_entry("m", {"replicas": 2, "max_replicas": 1})
