@@ -12,12 +12,13 @@ from weakref import WeakValueDictionary
 from llamaherd_shared.commands import LISTING_TIMEOUT_S, CancelPull, PullAccepted, PullCancelled, PullModel
 from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelRemoved
+from llamaherd_shared.repository import parse_repository
 from llamaherd_supervisor import store
 from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.pulls import pace
 from llamaherd_supervisor.pulls.fetch import Fetch, measure
 from llamaherd_supervisor.pulls.plan import Plan, plan_choice, plan_url
-from llamaherd_supervisor.pulls.repository import check_revision, choose, parse_repository
+from llamaherd_supervisor.pulls.repository import check_revision, choose
 from llamaherd_supervisor.settings import read_reference
 
 if TYPE_CHECKING:
