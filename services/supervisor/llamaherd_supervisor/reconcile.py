@@ -47,8 +47,10 @@ def decide_load(
     match models.get(model):
         case ModelFound(context_tokens=training_tokens):
             pass
+        case ModelRejected(reason=reason, retry_after_s=float() as retry_after_s):
+            raise Unavailable(f"{model} cannot be loaded yet: {reason}", retry_after_s=retry_after_s)
         case ModelRejected(path=path, reason=reason):
-            raise Rejected(f"{model} cannot be loaded: {path}: {reason}")
+            raise Rejected(f"{model} cannot be loaded: {f'{path}: ' if path else ''}{reason}")
         case _:
             raise NotFound(unknown_model(model, node=node, models=models))
     if missing := [f"{name}: {value}" for name, value in spec.requires.items() if labels.get(name) != value]:

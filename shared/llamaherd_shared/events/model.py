@@ -50,8 +50,11 @@ class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1
     """A `.gguf` file that cannot be served, or not before all of it is there."""
 
     path: str
+    """Empty: nothing of it is there."""
     reason: str
     """One sentence: what is wrong with the file."""
+    retry_after_s: float | None = None
+    """When asking again may help; `None`: not without somebody's doing."""
 
 
 class ModelRemoved(ModelBase, frozen=True, kw_only=True, tag="model.removed.v1"):
