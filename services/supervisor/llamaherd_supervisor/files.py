@@ -90,8 +90,9 @@ class FileCommands:
     def _own_projector(self, found: ModelFound | ModelRejected) -> str:
         """The projector that no other model needs; empty when there is none."""
         projector = found.projector if isinstance(found, ModelFound) else ""
-        others = (event for event in self._at.models.values() if event.model != found.model)
-        shared = any(isinstance(other, ModelFound) and other.projector == projector for other in others)
+        others = (other for other in self._at.models.values() if isinstance(other, ModelFound))
+        # Another name of the same file goes with it.
+        shared = any(other.projector == projector and other.path != found.path for other in others)
         return "" if shared else projector
 
     async def _unload(self, model: str) -> None:

@@ -1,7 +1,7 @@
 """Which models the models folder offers, told from the files in it, and what of that is news."""
 
 import re
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -116,17 +116,20 @@ def survey(
     files = [file for file in files if file.seen.path not in aside]
     placed = {name: by_path[path] for name, path in offers.paths.items() if path in by_path}
     named = name_files(files) | placed
+    first_names = _first_names(named)
     models = [
         ModelFile(name, file.seen.path, file.head.embedding_length)
         for name, file in named.items()
-        if isinstance(file.head, GgufHead)
+        if isinstance(file.head, GgufHead) and first_names[name] == name
     ]
     claims = claims_of(find_projectors(files), models)
-    projectors = {model.name: projector_of(model, claims) for model in models}
-    for model in models:
-        path = offers.projector(model.name)
-        if path is not None:
-            projectors[model.name] = _placed_projector(path, by_path.get(path))
+    own = {model.name: projector_of(model, claims) for model in models}
+    projectors = {name: own.get(first_names[name]) for name in named}
+    projectors |= {
+        name: _placed_projector(path, by_path.get(path))
+        for name in named
+        if (path := offers.projector(name)) is not None
+    }
     events = {
         name: offers.configure(judge(node, name, file, projectors.get(name), now_ns=now_ns))
         for name, file in named.items()
@@ -139,6 +142,15 @@ def survey(
             reason = explain_unused(claim.projector, models)
             events.setdefault(name, ModelRejected(node=node, model=name, at_ns=now_ns, path=path, reason=reason))
     return events
+
+
+def _first_names(named: Mapping[str, GgufFile]) -> dict[str, str]:
+    """Name -> the one that its file has by itself, if it is offered under that as well: projectors go by it."""
+    first = {}
+    for name, file in named.items():
+        own = model_name(file.seen.path.rpartition("/")[2]) or name
+        first[name] = own if named.get(own) is file else name
+    return first
 
 
 def _placed_projector(path: str, file: GgufFile | None) -> Projector | None:

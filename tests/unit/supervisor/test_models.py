@@ -224,6 +224,22 @@ def test_a_file_of_the_folder_may_have_a_second_name() -> None:
     assert found_in(events, "cria-long").path == found_in(events, "cria").path == "/models/cria.gguf"
 
 
+def test_both_names_of_a_file_have_its_projector() -> None:
+    events = survey_with(CRIA, EYES, alpaca={"path": "cria.gguf"})
+
+    assert list(events) == ["cria", "alpaca"]
+    assert found_in(events, "alpaca").projector == found_in(events, "cria").projector == EYES.seen.path
+    assert found_in(events, "alpaca").capabilities == ["completion", "vision"]
+
+
+def test_projector_without_a_name_stays_its_models_when_that_has_a_second_name() -> None:
+    eyes = of("/models/mmproj-F16.gguf", EYES.head)
+
+    events = survey_with(CRIA, eyes, alpaca={"path": "cria.gguf"})
+
+    assert found_in(events, "alpaca").projector == found_in(events, "cria").projector == eyes.seen.path
+
+
 def test_the_file_of_an_entry_counts_more_than_one_of_that_name() -> None:
     events = survey_with(CRIA, of("/models/new.gguf", HEAD), cria={"path": "new.gguf"})
 
