@@ -38,7 +38,7 @@ class FileCommands:
         """Read from the file itself, in a thread. Raises why it cannot be."""
         found = self._find(command.model)
         if isinstance(found, ModelRejected):
-            raise Rejected(f"{found.path} cannot be read: {found.reason}")
+            raise Rejected(f"{found.path or found.model} cannot be read: {found.reason}")
         if not found.path:
             raise Rejected(f"{command.model} has no file: it is served by a command")
         try:

@@ -53,14 +53,19 @@ def decide_load(
             raise Rejected(f"{model} cannot be loaded: {f'{path}: ' if path else ''}{reason}")
         case _:
             raise NotFound(unknown_model(model, node=node, models=models))
-    if missing := [f"{name}: {value}" for name, value in spec.requires.items() if labels.get(name) != value]:
-        raise Rejected(f"{model} cannot be loaded on {node}: it requires {', '.join(missing)} (`supervisor.labels`)")
+    if unmet := unmet_requirements(spec, labels):
+        raise Rejected(f"{model} cannot be loaded on {node}: it requires {', '.join(unmet)} (`supervisor.labels`)")
     if not llama_server and not spec.command:
         raise Unavailable(NO_LLAMA_SERVER.format(node=node))
     options = within(command.options, spec, training_tokens=training_tokens)
     if command.for_request:
         options = at_least(options, spec)
     return Load(options=options, for_request=command.for_request, asked_ns=now_ns)
+
+
+def unmet_requirements(spec: ModelSpec, labels: Mapping[str, str]) -> list[str]:
+    """What a model requires of its node and the node is not."""
+    return [f"{name}: {value}" for name, value in spec.requires.items() if labels.get(name) != value]
 
 
 def heed(before: Wanted, load: Load, instance: Instance, *, told: Mapping[str, Any]) -> Wanted:

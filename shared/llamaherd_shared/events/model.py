@@ -44,6 +44,8 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     projector_bytes: int = 0
     configured: bool = False
     """Whether `capabilities` are as `models` in llamaherd.yaml says, not as its files tell."""
+    repository: str = ""
+    """Where its file is from, as its entry in `models` names it; empty: no entry does."""
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):

@@ -73,19 +73,23 @@ def choose(repository: str, files: Iterable[HubFile], wanted: str) -> Choice:
     choices = group_files(files)
     if not choices:
         raise NotFound(f"{repository} has no model in the GGUF format")
-    if wanted.lower().endswith(".gguf"):
-        fitting = [choice for choice in choices if any(_names(file, wanted) for file in choice.files)]
-    elif wanted:
-        fitting = _with_quantization(choices, wanted)
-    else:
-        preferred = (_with_quantization(choices, each) for each in DEFAULT_QUANTIZATIONS)
-        fitting = next((found for found in preferred if found), choices)
+    fitting = fitting_choices(choices, wanted)
     if not fitting:
         raise NotFound(f"{repository} has no {wanted}; it has {_list(choices)}")
     if len(fitting) > 1:
         raise Rejected(f"{repository} has more than one model that fits: name one of {_list(fitting)}")
     choice = _whole(repository, fitting[0])
     return msgspec.structs.replace(choice, projector=find_projector(choice, choices, files))
+
+
+def fitting_choices(choices: Sequence[Choice], wanted: str) -> Sequence[Choice]:
+    """Those that may be meant by a quantization, a file name or nothing."""
+    if wanted.lower().endswith(".gguf"):
+        return [choice for choice in choices if any(_names(file, wanted) for file in choice.files)]
+    if wanted:
+        return _with_quantization(choices, wanted)
+    preferred = (_with_quantization(choices, each) for each in DEFAULT_QUANTIZATIONS)
+    return next((found for found in preferred if found), choices)
 
 
 def find_projector(choice: Choice, choices: Iterable[Choice], files: Iterable[HubFile]) -> HubFile | None:
