@@ -146,6 +146,7 @@ def describe_reload(reloaded: Sequence[Reloaded], *, dry_run: bool) -> list[str]
         on = f" on {node.node}" if len(reloaded) > 1 else ""
         lines += [f"{one.model}/{one.index}{on} {would} again: {'; '.join(one.why)}" for one in node.restarts]
         lines += [f"{model} can be loaded{on}" for model in node.offered]
+        lines += [f"{model} {'would be' if dry_run else 'is being'} downloaded{on}" for model in node.coming]
         lines += [f"{model} cannot be loaded any more{on}" for model in node.gone]
         lines += [f"{setting} counts when the supervisor{on} is started again" for setting in node.later]
     if not any(node.restarts for node in reloaded):

@@ -350,6 +350,8 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
     """Models that cannot any more; what runs of them by their entry alone is unloaded."""
     later: list[str]
     """Settings that have changed and count when the supervisor is started again."""
+    coming: list[str] = []
+    """Models whose file is pulled first (`repository` of their entry)."""
 
 
 class DescribeParameters(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from llamaherd_shared.errors import Rejected
 from llamaherd_shared.model_options import LoadOptions, ModelOptions, find_conflict
+from llamaherd_shared.repository import parse_repository
 
 Capability = Literal["completion", "embedding", "rerank", "tools", "thinking", "insert", "vision", "audio"]
 
@@ -22,7 +23,7 @@ INDEX: Final = "${INDEX}"
 DEFAULTS: Final = "*"
 """The key that fits every model."""
 _PATTERN: Final = frozenset("*?[")
-_OF_ONE_MODEL: Final = ("aliases", "path", "command")
+_OF_ONE_MODEL: Final = ("aliases", "path", "repository", "command")
 """What a pattern cannot say."""
 _FURTHER: Final = ("rope_scaling", "rope_scale", "rope_freq_base", "rope_freq_scale")
 """Options by which a model reaches beyond its training context."""
@@ -61,6 +62,9 @@ class ModelSpec(ModelOptions, frozen=True, kw_only=True):
 
     path: str | None = None
     """File to serve under this name: absolute, or in the models folder. Unset: the file of this name that is found."""
+    repository: str | None = None
+    """Instead of `path`: where the file comes from, `OWNER/NAME` or `OWNER/NAME:QUANTIZATION` of the hub. It is pulled
+    when it is not in the models folder."""
     args: tuple[str, ...] = ()
     """Further words for llama-server, e.g. `[--keep, 64]`. What has a name of its own here is refused."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
@@ -220,6 +224,7 @@ def read_entry(key: str, content: Any) -> dict[str, Any]:
     _check_command(checked, entry)
     if checked.max_replicas is not None and checked.max_replicas < checked.replicas:
         raise BadEntry(f"`max_replicas` is {checked.max_replicas}, and `replicas` {checked.replicas}", "max_replicas")
+    _check_repository(checked)
     return entry
 
 
@@ -232,6 +237,9 @@ def check_entries(entries: Mapping[str, Mapping[str, Any]]) -> None:
             other = owner.setdefault(alias, key)
             if other != key:
                 raise BadEntry(f"the alias {alias!r} belongs to `models.{other}` already", key, "aliases")
+    models = Models(entries)
+    for name in models.names:
+        _check_source(name, models.spec(name))
 
 
 def _check_bases(key: str, entries: Mapping[str, Mapping[str, Any]], above: tuple[str, ...]) -> None:
@@ -241,6 +249,13 @@ def _check_bases(key: str, entries: Mapping[str, Mapping[str, Any]], above: tupl
         if base not in entries:
             raise BadEntry(f"extends {base!r}, and `models` has no such key", key, "extends")
         _check_bases(base, entries, (*above, key))
+
+
+def _check_source(key: str, spec: ModelSpec) -> None:
+    for name in ("path", "command"):
+        if spec.repository is not None and getattr(spec, name):
+            text = f"`repository` and `{name}` both say what is served under this name: leave one of them out"
+            raise BadEntry(text, key, "repository")
 
 
 def _check_pattern(key: str, entry: Mapping[str, Any]) -> None:
@@ -275,6 +290,15 @@ def _check_command(checked: ModelEntry, entry: Mapping[str, Any]) -> None:
     for name in ModelOptions.__struct_fields__:
         if entry.get(name) is not None and name not in _OF_ANY_SERVER:
             raise BadEntry(f"`{name}` is an option of llama-server: write what you mean into `command`", name)
+
+
+def _check_repository(checked: ModelEntry) -> None:
+    if checked.repository is None:
+        return
+    try:
+        parse_repository(checked.repository)
+    except Rejected as error:
+        raise BadEntry(error.message, "repository") from error
 
 
 def _words(name: str, value: Any) -> Any:

@@ -201,6 +201,8 @@ def test_requests_overlap_and_refusals_cross_the_bus_as_their_own_kind(nats_serv
             async def load(command: LoadModel) -> Accepted:
                 if command.model == "unknown":
                     raise NotFound("there is no model unknown")
+                if command.model == "coming":
+                    raise Unavailable("half of it is here", retry_after_s=10)
                 await together.wait()
                 return Accepted(node="n", model=command.model, state="loading", sequence=7)
 
@@ -213,6 +215,9 @@ def test_requests_overlap_and_refusals_cross_the_bus_as_their_own_kind(nats_serv
             assert [answer.model for answer in answers] == ["0", "1", "2", "3"]
             with pytest.raises(NotFound, match="there is no model unknown"):
                 await caller.request(subject, LoadModel(model="unknown"), Accepted)
+            with pytest.raises(Unavailable, match="half of it is here") as refused:
+                await caller.request(subject, LoadModel(model="coming"), Accepted)
+            assert refused.value.retry_after_s == 10
 
             class Nonsense(msgspec.Struct):
                 modle: int = 1

@@ -50,6 +50,7 @@ SHELL_PATHS = {
     "llamaherd_supervisor/program.py",
     "llamaherd_supervisor/loads.py",
     "llamaherd_supervisor/reloading.py",
+    "llamaherd_supervisor/pulls/entries.py",
     "llamaherd_supervisor/pulls/fetch.py",
     "llamaherd_supervisor/pulls/hub.py",
     "llamaherd_supervisor/pulls/part_file.py",

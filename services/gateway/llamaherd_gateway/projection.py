@@ -66,6 +66,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
     rejected: str | None = None
     """Why the file cannot be served; `None` when it can."""
+    retry_after_s: float | None = None
+    """When it may be, if it is only on its way."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,7 +266,7 @@ def evolve_model(event: ModelBase) -> Model | None:
                 capabilities=_capabilities(event),
             )
         case ModelRejected():
-            return Model(node=event.node, model=event.model, rejected=event.reason)
+            return Model(node=event.node, model=event.model, rejected=event.reason, retry_after_s=event.retry_after_s)
     return Model(node=event.node, model=event.model)
 
 

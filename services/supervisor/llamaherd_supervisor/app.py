@@ -14,6 +14,7 @@ import psutil
 from llamaherd_shared import __version__
 from llamaherd_shared.bus.requests import Served
 from llamaherd_shared.commands import (
+    Accepted,
     CancelLoad,
     CancelPull,
     DeleteModel,
@@ -54,8 +55,10 @@ from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.program import Program
 from llamaherd_supervisor.projection import Known
+from llamaherd_supervisor.pulls.entries import Entries
 from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.reloading import Reloading
+from llamaherd_supervisor.repositories import Download
 from llamaherd_supervisor.router.app import Router
 from llamaherd_supervisor.router.handlers import RoutedOwner
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
@@ -140,9 +143,15 @@ class Supervisor:
         self.router = Router(self.at, self._owner_of)
         self.maintenance = Maintenance(self.at, self.owners, resumed=self._preload)
         self.commands = Commands(self.at, self.owners, self._owner_of, drained=lambda: self.maintenance.drained)
-        self.folder = Folder(self.at, self.models, surveyed=self._preload)
-        self.reloading = Reloading(self.at, self.folder, self.owners, configuration, settle=self.commands.settle)
+        downloads: dict[str, Download] = {}
+        self.folder = Folder(self.at, self.models, downloads, surveyed=self._preload)
         self.pulls = Pulls(self.at, self.folder.take_in)
+        self.entries = Entries(
+            self.at, self.pulls, self.folder, downloads, arrived=lambda: self.reloading.restart_changed()
+        )
+        self.reloading = Reloading(
+            self.at, self.folder, self.owners, configuration, self.entries, settle=self.commands.settle
+        )
         self._leftovers = Leftovers(self.at)
         self._joined_ns = 0
         """When we said that we are here; 0 before."""
@@ -192,6 +201,7 @@ class Supervisor:
                 # Of any other failure the instances know nothing: the next supervisor adopts them.
                 raise failure
         finally:
+            await self.entries.close()
             await self.pulls.close()
             await end(caught_up, *background, *self._tasks.values())
             await self.router.close()
@@ -240,6 +250,7 @@ class Supervisor:
             if isinstance(each.found, Adopt):
                 self._own_left(each)
         # Before anything is started: orphans hold memory.
+        self.entries.take_up(self._known.models)
         ending = self._leftovers.end(orphans, patience_s=self.settings.stop_timeout_s)
         await asyncio.gather(ending, self.folder.take_up(self._known.models))
         for each in left:
@@ -248,6 +259,7 @@ class Supervisor:
         self.router.start(router, [each.instance.model for each in left])
         self._joined = True
         self._preload()
+        self.entries.begin()
         # The configuration may have changed since what was adopted was started.
         self.reloading.restart_changed()
 
@@ -281,11 +293,15 @@ class Supervisor:
         bus, command = self.service.bus, partial(self.subjects.command, "supervisor", node=self.node)
         commands = self.commands
 
+        async def load(asked: LoadModel) -> Accepted:
+            await self.entries.retry(asked.model)
+            return await commands.load(asked)
+
         async def whois(_: Whois) -> Here:
             return Here(os.getpid(), str(self.service.common.data_dir))
 
         return [
-            await bus.serve(command("load"), LoadModel, commands.load),
+            await bus.serve(command("load"), LoadModel, load),
             await bus.serve(command("offer"), OfferLoad, commands.offer),
             await bus.serve(command("grow"), GrowModel, commands.grow),
             await bus.serve(command("unload"), UnloadModel, commands.unload),
@@ -328,6 +344,7 @@ class Supervisor:
         # Their answers may wait for a hub, or for requests in flight: as long as the instances take to stop.
         draining = asyncio.gather(*(each.drain() for each in slow))
         watching.cancel()
+        await self.entries.close()
         await self.pulls.close()
         wanted = Wanted(wanted=False, cause="shutdown", asked_ns=time.time_ns())
         for owner in self.owners.values():

@@ -38,7 +38,7 @@ class FileCommands:
         """Read from the file itself, in a thread. Raises why it cannot be."""
         found = self._find(command.model)
         if isinstance(found, ModelRejected):
-            raise Rejected(f"{found.path} cannot be read: {found.reason}")
+            raise Rejected(f"{found.path or found.model} cannot be read: {found.reason}")
         if not found.path:
             raise Rejected(f"{command.model} has no file: it is served by a command")
         try:
@@ -90,8 +90,9 @@ class FileCommands:
     def _own_projector(self, found: ModelFound | ModelRejected) -> str:
         """The projector that no other model needs; empty when there is none."""
         projector = found.projector if isinstance(found, ModelFound) else ""
-        others = (event for event in self._at.models.values() if event.model != found.model)
-        shared = any(isinstance(other, ModelFound) and other.projector == projector for other in others)
+        others = (other for other in self._at.models.values() if isinstance(other, ModelFound))
+        # Another name of the same file goes with it.
+        shared = any(other.projector == projector and other.path != found.path for other in others)
         return "" if shared else projector
 
     async def _unload(self, model: str) -> None:

@@ -15,6 +15,7 @@ from llamaherd_supervisor.gguf_file import UnreadableGguf
 from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.models import GgufFile, Sighting
 from llamaherd_supervisor.offers import Offers
+from llamaherd_supervisor.repositories import Download
 
 _ARRIVAL_LOOK_S: Final = 0.25
 """Between two looks while something is on its way."""
@@ -28,9 +29,19 @@ _REST: Final = 20
 class Folder:
     """Looks at the models folder, and keeps `Workplace.models` as it was last told."""
 
-    def __init__(self, at: Workplace, told: dict[str, ModelEvent], *, surveyed: Callable[[], None]) -> None:
-        """`told`: the dictionary behind `at.models`; `surveyed`: called when something may have changed in it."""
-        self._at, self._told, self._surveyed_anew = at, told, surveyed
+    def __init__(
+        self,
+        at: Workplace,
+        told: dict[str, ModelEvent],
+        downloads: Mapping[str, Download],
+        *,
+        surveyed: Callable[[], None],
+    ) -> None:
+        """`told`: the dictionary behind `at.models`; `surveyed`: called when something may have changed in it.
+
+        `downloads`: how it stands with files that entries of `models` have pulled.
+        """
+        self._at, self._told, self._downloads, self._surveyed_anew = at, told, downloads, surveyed
         self._recorded: dict[str, ModelEvent] = {}
         """The last fact about each model, also of those that are gone."""
         self._files: dict[str, GgufFile] = {}
@@ -85,6 +96,11 @@ class Folder:
         """Tell what has changed; `anew`: also when no file has."""
         async with self.looking:
             await self._look(anew=anew)
+
+    async def tell_anew(self) -> None:
+        """Tell what has changed by other news than files."""
+        async with self.looking:
+            self._record_survey()
 
     async def take_in(self, paths: Collection[str]) -> None:
         """Tell of these files at once: nobody writes them any more."""
@@ -146,7 +162,10 @@ class Folder:
     def _survey(
         self, files: Mapping[str, GgufFile], offers: Offers, aside: set[str]
     ) -> dict[str, ModelFound | ModelRejected]:
-        return models.survey(self._at.node, list(files.values()), offers, aside=aside, now_ns=time.time_ns())
+        now_ns = time.time_ns()
+        return models.survey(
+            self._at.node, list(files.values()), offers, aside=aside, downloads=self._downloads, now_ns=now_ns
+        )
 
     def _record_survey(self) -> None:
         events = self._survey(self._surveyed or {}, self._at.offers, self._aside)
@@ -175,6 +194,10 @@ class Folder:
         self._at.journal.record(self._at.service.bus.subjects.model(self._at.node, name), event)
         if isinstance(event, ModelRejected) and event.reason == str(arrivals.ON_ITS_WAY):
             self._at.service.log.info("a model file is being copied", path=event.path)
+        elif isinstance(event, ModelRejected) and not event.path:
+            # How far it is the facts tell, and the log of its pull.
+            if event.retry_after_s is None:
+                self._at.service.log.warning("a model is not here", model=name, reason=event.reason)
         elif isinstance(event, ModelRejected):
             self._at.service.log.warning("a model file cannot be served", path=event.path, reason=event.reason)
         else:

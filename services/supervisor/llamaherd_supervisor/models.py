@@ -1,7 +1,8 @@
 """Which models the models folder offers, told from the files in it, and what of that is news."""
 
 import re
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected,
 from llamaherd_supervisor.gguf_file import GgufHead, ProjectorHead, UnreadableGguf
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.projectors import ModelFile, Projector, claims_of, explain_unused, projector_of
+from llamaherd_supervisor.repositories import Download, explain_absence, find_files
 
 PART_ENDING: Final = ".part"
 """Behind the name of a file that is being pulled: no model's file ends so."""
@@ -106,32 +108,49 @@ def take_up(event: ModelEvent) -> GgufFile | None:
 
 
 def survey(
-    node: str, files: Collection[GgufFile], offers: Offers, *, aside: Container[str] = (), now_ns: int
+    node: str,
+    files: Collection[GgufFile],
+    offers: Offers,
+    *,
+    aside: Container[str] = (),
+    downloads: Mapping[str, Download] | None = None,
+    now_ns: int,
 ) -> dict[str, ModelFound | ModelRejected]:
     """What is to be said of each model, and of each projector that no model has, by name.
 
-    `aside`: paths of files that are there for an entry of `models` only, and have no name by themselves.
+    `aside`: paths of files that are there for an entry of `models` only, and have no name by themselves. `downloads`:
+    how it stands with files of entries that name a repository.
     """
     by_path = {file.seen.path: file for file in files}
     files = [file for file in files if file.seen.path not in aside]
-    placed = {name: by_path[path] for name, path in offers.paths.items() if path in by_path}
-    named = name_files(files) | placed
+    repositories, downloads = offers.repositories, downloads or {}
+    paths = offers.paths | _find_pulled(files, repositories, downloads, offers.models_dir)
+    placed = {name: by_path[path] for name, path in paths.items() if path in by_path}
+    absent = repositories.keys() - placed.keys()
+    named = {name: file for name, file in (name_files(files) | placed).items() if name not in absent}
+    first_names = _first_names(named)
     models = [
         ModelFile(name, file.seen.path, file.head.embedding_length)
         for name, file in named.items()
-        if isinstance(file.head, GgufHead)
+        if isinstance(file.head, GgufHead) and first_names[name] == name
     ]
     claims = claims_of(find_projectors(files), models)
-    projectors = {model.name: projector_of(model, claims) for model in models}
-    for model in models:
-        path = offers.projector(model.name)
-        if path is not None:
-            projectors[model.name] = _placed_projector(path, by_path.get(path))
+    own = {model.name: projector_of(model, claims) for model in models}
+    projectors = {name: own.get(first_names[name]) for name in named}
+    projectors |= {
+        name: _placed_projector(path, by_path.get(path))
+        for name in named
+        if (path := offers.projector(name)) is not None
+    }
     events = {
         name: offers.configure(judge(node, name, file, projectors.get(name), now_ns=now_ns))
         for name, file in named.items()
     }
     events |= offers.commands(node=node, now_ns=now_ns)
+    events |= {
+        name: explain_absence(node, name, repositories[name], downloads.get(name), now_ns=now_ns)
+        for name in sorted(absent)
+    }
     for claim in claims:
         path = claim.projector.path
         name = model_name(path.rpartition("/")[2])
@@ -139,6 +158,24 @@ def survey(
             reason = explain_unused(claim.projector, models)
             events.setdefault(name, ModelRejected(node=node, model=name, at_ns=now_ns, path=path, reason=reason))
     return events
+
+
+def _first_names(named: Mapping[str, GgufFile]) -> dict[str, str]:
+    """Name -> the one that its file has by itself, if it is offered under that as well: projectors go by it."""
+    first = {}
+    for name, file in named.items():
+        own = model_name(file.seen.path.rpartition("/")[2]) or name
+        first[name] = own if named.get(own) is file else name
+    return first
+
+
+def _find_pulled(
+    files: Iterable[GgufFile], repositories: Mapping[str, str], downloads: Mapping[str, Download], models_dir: Path
+) -> dict[str, str]:
+    if not repositories:
+        return {}
+    quantizations = {file.seen.path: file.head.quantization for file in files if isinstance(file.head, GgufHead)}
+    return find_files(repositories, downloads, quantizations, models_dir=models_dir)
 
 
 def _placed_projector(path: str, file: GgufFile | None) -> Projector | None:

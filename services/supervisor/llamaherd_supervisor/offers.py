@@ -46,6 +46,12 @@ class Offers:
         }
 
     @property
+    def repositories(self) -> dict[str, str]:
+        """Model -> repository, for those whose entry names one."""
+        specs = ((name, self.spec(name)) for name in self.models.names)
+        return {name: spec.repository for name, spec in specs if spec.repository is not None}
+
+    @property
     def files(self) -> set[str]:
         """Of models and projectors, as far as entries name them."""
         projectors = (self.projector(name) for name in self.models.names)
@@ -80,6 +86,8 @@ class Offers:
     def configure(self, event: ModelFound | ModelRejected) -> ModelFound | ModelRejected:
         """The fact about a file, as its entry wants it told."""
         spec = self.spec(event.model)
+        if isinstance(event, ModelFound) and spec.repository is not None:
+            event = msgspec.structs.replace(event, repository=spec.repository)
         said = (spec.capabilities, spec.embeddings, spec.reranking, spec.mmproj)
         if isinstance(event, ModelRejected) or all(each is None for each in said):
             return event
@@ -92,6 +100,8 @@ class Offers:
         spec = self.spec(model)
         if spec.command:
             return f"models.{model}.command"
+        if spec.repository is not None:
+            return f"models.{model}.repository"
         return f"models.{model}.path" if spec.path is not None else ""
 
 

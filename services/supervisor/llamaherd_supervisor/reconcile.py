@@ -50,12 +50,14 @@ def decide_load(
     match models.get(model):
         case ModelFound(context_tokens=training_tokens):
             pass
+        case ModelRejected(reason=reason, retry_after_s=float() as retry_after_s):
+            raise Unavailable(f"{model} cannot be loaded yet: {reason}", retry_after_s=retry_after_s)
         case ModelRejected(path=path, reason=reason):
-            raise Rejected(f"{model} cannot be loaded: {path}: {reason}")
+            raise Rejected(f"{model} cannot be loaded: {f'{path}: ' if path else ''}{reason}")
         case _:
             raise NotFound(unknown_model(model, node=node, models=models))
-    if missing := [f"{name}: {value}" for name, value in spec.requires.items() if labels.get(name) != value]:
-        raise Rejected(f"{model} cannot be loaded on {node}: it requires {', '.join(missing)} (`supervisor.labels`)")
+    if unmet := unmet_requirements(spec, labels):
+        raise Rejected(f"{model} cannot be loaded on {node}: it requires {', '.join(unmet)} (`supervisor.labels`)")
     if not llama_server and not spec.command:
         raise Unavailable(NO_LLAMA_SERVER.format(node=node))
     options = within(command.options, spec, training_tokens=training_tokens)
@@ -75,6 +77,11 @@ def next_replica(model: str, wanted: Collection[int], spec: ModelSpec, *, node: 
         most = f"as many as there may be ({len(wanted)}, `max_replicas`)"
         raise Conflict(f"{node} has {most} instances of {model}")
     return next(index for index in range(spec.most_replicas) if index not in wanted)
+
+
+def unmet_requirements(spec: ModelSpec, labels: Mapping[str, str]) -> list[str]:
+    """What a model requires of its node and the node is not."""
+    return [f"{name}: {value}" for name, value in spec.requires.items() if labels.get(name) != value]
 
 
 def heed(before: Wanted, load: Load, instance: Instance, *, told: Mapping[str, Any]) -> Wanted:

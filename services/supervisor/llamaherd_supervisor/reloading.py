@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from llamaherd_shared.commands import ReloadConfiguration, Reloaded, Restart
 from llamaherd_shared.configuration import Configuration
 from llamaherd_shared.errors import Rejected
-from llamaherd_shared.events.model import ModelFound
+from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.model_spec import Models
 from llamaherd_supervisor.folder import Folder
 from llamaherd_supervisor.handlers import Owner, Workplace
 from llamaherd_supervisor.lifecycle import ALIVE, Wanted
 from llamaherd_supervisor.offers import Offers
+from llamaherd_supervisor.pulls.entries import Entries
+from llamaherd_supervisor.reconcile import unmet_requirements
 from llamaherd_supervisor.settings import SupervisorSettings
 
 
@@ -25,12 +27,14 @@ class Reloading:
         folder: Folder,
         owners: Mapping[tuple[str, int], Owner],
         configuration: Configuration[SupervisorSettings],
+        entries: Entries,
         *,
         settle: Callable[[], None],
     ) -> None:
         """`settle` sees to it that there are as many instances as there are to be."""
         self._settle = settle
         self._at, self._folder, self._owners, self._configuration = at, folder, owners, configuration
+        self._entries = entries
         self._applying = asyncio.Lock()
 
     async def follow(self) -> None:
@@ -67,15 +71,19 @@ class Reloading:
         async with self._applying:
             before, known = self._at.offers.defined, set(self._at.models)
             self._at.offers.replace(said)
+            self._entries.expect()
             await self._folder.look(anew=True)
+            self._entries.begin()
             gone = sorted(before - self._at.models.keys())
             self._unload(gone)
+            coming = self._coming(self._at.offers, self._at.models)
             reloaded = Reloaded(
                 node=self._at.node,
                 restarts=self.restart_changed(),
-                offered=sorted(self._at.models.keys() - known),
+                offered=sorted(self._at.models.keys() - known - coming),
                 gone=sorted(known - self._at.models.keys()),
                 later=later,
+                coming=sorted(coming),
             )
             self._settle()
         self._at.service.log.info("llamaherd.yaml was read again", restarts=len(reloaded.restarts))
@@ -86,7 +94,7 @@ class Reloading:
     async def _foresee(self, said: Models, *, later: list[str]) -> Reloaded:
         offers = Offers(said, self._at.settings.models_dir)
         events = await self._folder.foresee(offers)
-        known = set(self._at.models)
+        known, coming = set(self._at.models), self._coming(offers, events)
         restarts = []
         for owner in self._alive():
             found = events.get(owner.instance.model)
@@ -96,10 +104,16 @@ class Reloading:
         return Reloaded(
             node=self._at.node,
             restarts=restarts,
-            offered=sorted(events.keys() - known),
+            offered=sorted(events.keys() - known - coming),
             gone=sorted(known - events.keys()),
             later=later,
+            coming=sorted(coming),
         )
+
+    def _coming(self, offers: Offers, told: Mapping[str, ModelEvent]) -> set[str]:
+        """What is to be pulled."""
+        absent = {name for name in offers.repositories if not isinstance(told.get(name), ModelFound)}
+        return {name for name in absent if not unmet_requirements(offers.spec(name), self._at.settings.labels)}
 
     def _alive(self) -> Iterable[Owner]:
         return [owner for _, owner in sorted(self._owners.items()) if owner.instance.state in ALIVE]

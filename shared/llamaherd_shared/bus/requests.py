@@ -30,6 +30,7 @@ _log = structlog.get_logger("llamaherd.bus")
 
 class _Refusal(msgspec.Struct):
     message: str
+    retry_after_s: float | None = None
 
 
 class Served:
@@ -87,7 +88,8 @@ async def serve(
         try:
             reply = await handler(decoder.decode(msg.data))
         except HerdError as error:
-            headers, reply = {ERROR_KIND: error.kind}, _Refusal(error.message)
+            retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
+            headers, reply = {ERROR_KIND: error.kind}, _Refusal(error.message, retry_after_s)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             headers, reply = {ERROR_KIND: Rejected.kind}, _Refusal(f"cannot read the request on {subject}: {error}")
         except Exception:
@@ -118,5 +120,12 @@ async def request(nc: Client, subject: str, command: msgspec.Struct, reply_type:
         raise Unavailable(f"the bus is away ({error}); it reconnects by itself", retry_after_s=2) from error
     kind = reply.headers.get(ERROR_KIND) if reply.headers else None
     if kind is not None:
-        raise KINDS.get(kind, HerdError)(msgspec.json.decode(reply.data, type=_Refusal).message)
+        raise _refused(kind, msgspec.json.decode(reply.data, type=_Refusal))
     return msgspec.json.decode(reply.data, type=reply_type)
+
+
+def _refused(kind: str, refusal: _Refusal) -> HerdError:
+    error = KINDS.get(kind, HerdError)(refusal.message)
+    if isinstance(error, Unavailable):
+        error.retry_after_s = refusal.retry_after_s
+    return error

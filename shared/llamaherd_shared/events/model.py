@@ -44,14 +44,19 @@ class ModelFound(ModelBase, frozen=True, kw_only=True, tag="model.found.v1"):
     projector_bytes: int = 0
     configured: bool = False
     """Whether `capabilities` are as `models` in llamaherd.yaml says, not as its files tell."""
+    repository: str = ""
+    """Where its file is from, as its entry in `models` names it; empty: no entry does."""
 
 
 class ModelRejected(ModelBase, frozen=True, kw_only=True, tag="model.rejected.v1"):
     """A `.gguf` file that cannot be served, or not before all of it is there."""
 
     path: str
+    """Empty: nothing of it is there."""
     reason: str
     """One sentence: what is wrong with the file."""
+    retry_after_s: float | None = None
+    """When asking again may help; `None`: not without somebody's doing."""
 
 
 class ModelRemoved(ModelBase, frozen=True, kw_only=True, tag="model.removed.v1"):

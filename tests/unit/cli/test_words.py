@@ -189,6 +189,7 @@ def test_what_a_reload_leads_to_is_told_by_instance() -> None:
     restart = Restart(model="cria", index=0, why=["slots: 1 -> 2", "env.TOKEN: changed"])
     quiet = Reloaded(node="box", restarts=[], offered=[], gone=[], later=[])
     busy = Reloaded(node="rack", restarts=[restart], offered=["new"], gone=["old"], later=["supervisor.models_dir"])
+    pulling = Reloaded(node="box", restarts=[], offered=[], gone=[], later=[], coming=["big"])
 
     assert describe_reload([quiet], dry_run=False) == ["nothing has to start again"]
     assert describe_reload([quiet], dry_run=True) == ["nothing would have to start again"]
@@ -199,6 +200,8 @@ def test_what_a_reload_leads_to_is_told_by_instance() -> None:
         "old cannot be loaded any more on rack",
         "supervisor.models_dir counts when the supervisor on rack is started again",
     ]
+    assert describe_reload([pulling], dry_run=True)[1] == "big would be downloaded"
+    assert describe_reload([pulling], dry_run=False)[1] == "big is being downloaded"
 
 
 @pytest.mark.parametrize(

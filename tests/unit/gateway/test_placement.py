@@ -49,6 +49,15 @@ def test_why_a_model_cannot_be_loaded_is_said() -> None:
         find_candidates(herd, "nothing")
 
 
+def test_model_that_is_on_its_way_to_a_node_is_worth_asking_for_again() -> None:
+    models = [model("n1", rejected="the file is truncated"), model("n2", rejected="37 % of it", retry_after_s=10.0)]
+
+    with pytest.raises(ModelUnusable, match="'cria' on n2 cannot be served yet: 37 % of it") as refused:
+        find_candidates(fleet(nodes={"n1": True, "n2": True}, models=models), "cria")
+
+    assert refused.value.retry_after_s == 10
+
+
 def test_nobody_is_asked_where_there_is_no_choice_or_a_load_is_under_way() -> None:
     here = {"nodes": {"n1": True, "n2": True}, "models": [model("n1"), model("n2")]}
 

@@ -41,6 +41,15 @@ def test_models_of_nodes_that_left_and_rejected_files_are_not_offered() -> None:
     assert build_table(fleet(nodes={"n1": True, "n2": False}, models=models)).known == ("cria",)
 
 
+def test_what_cannot_be_served_is_told_apart_from_what_nobody_has() -> None:
+    models = [model(rejected="cut short"), model("n1", "good"), model("n2", "good", rejected="cut short")]
+    models.append(model("n3", "gone", rejected="cut short"))
+
+    table = build_table(fleet(nodes={"n1": True, "n2": True, "n3": False}, models=models))
+
+    assert (table.known, table.unusable) == (("good",), ("cria",))
+
+
 def test_the_instance_with_the_fewest_requests_per_slot_is_picked() -> None:
     small, large = instance(slots=1), instance("n2", slots=4)
     assert pick_instance((small, large), {}) == small

@@ -140,6 +140,17 @@ REFUSED = {
     ),
     "models:\n  m: {command: [a], args: [b]}": "llamaherd.yaml:2:21: `models.m`: `args` are llama-server's",
     "models:\n  m: {command: [a], threads: 3}": "llamaherd.yaml:2:21: `models.m`: `threads` is an option of",
+    "models:\n  m:\n    repository: gemma": (
+        "llamaherd.yaml:3:5: `models.m`: 'gemma' is no repository: write OWNER/NAME, or OWNER/NAME:QUANTIZATION"
+    ),
+    "models:\n  m*:\n    repository: a/b": "llamaherd.yaml:3:5: `models.m*`: `repository` is about one model",
+    "models:\n  m: {path: m.gguf, repository: a/b}": (
+        "llamaherd.yaml:2:21: `models.m`: `repository` and `path` both say what is served under this name: leave one"
+    ),
+    "models:\n  m: {repository: a/b, command: [a]}": "llamaherd.yaml:2:7: `models.m`: `repository` and `command` both",
+    "models:\n  a: {path: m.gguf}\n  m: {extends: a, repository: a/b}": (
+        "llamaherd.yaml:3:19: `models.m`: `repository` and `path` both say"
+    ),
     "models:\n  m: {slots: 1}\n  m: {slots: 2}": "llamaherd.yaml:3:3: `models.m` stands here twice",
 }
 
@@ -147,6 +158,12 @@ REFUSED = {
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str) -> None:
     assert refused(tmp_path, text).startswith(REFUSED[text])
+
+
+def test_a_repository_takes_the_place_of_a_path_that_is_taken_back(tmp_path: Path) -> None:
+    text = "models: {a: {path: m.gguf}, m: {extends: a, path: null, repository: hf.co/a/b:Q8_0}}"
+
+    assert (spec(tmp_path, "m", text).path, spec(tmp_path, "m", text).repository) == (None, "hf.co/a/b:Q8_0")
 
 
 def test_a_mistake_in_the_variable_is_told() -> None:

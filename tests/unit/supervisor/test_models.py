@@ -224,6 +224,41 @@ def test_a_file_of_the_folder_may_have_a_second_name() -> None:
     assert found_in(events, "cria-long").path == found_in(events, "cria").path == "/models/cria.gguf"
 
 
+def test_both_names_of_a_file_have_its_projector() -> None:
+    events = survey_with(CRIA, EYES, alpaca={"path": "cria.gguf"})
+
+    assert list(events) == ["cria", "alpaca"]
+    assert found_in(events, "alpaca").projector == found_in(events, "cria").projector == EYES.seen.path
+    assert found_in(events, "alpaca").capabilities == ["completion", "vision"]
+
+
+def test_projector_without_a_name_stays_its_models_when_that_has_a_second_name() -> None:
+    eyes = of("/models/mmproj-F16.gguf", EYES.head)
+
+    events = survey_with(CRIA, eyes, alpaca={"path": "cria.gguf"})
+
+    assert found_in(events, "alpaca").projector == found_in(events, "cria").projector == eyes.seen.path
+
+
+def test_file_of_a_repository_is_offered_under_the_name_of_its_entry_as_well() -> None:
+    file = of("/models/maker/cria-GGUF/cria-Q8_0.gguf", HEAD)
+
+    events = survey_with(CRIA, file, cria={"repository": "maker/cria-GGUF:Q8_0"})
+
+    assert {name: (found_in(events, name).path, found_in(events, name).repository) for name in events} == {
+        "cria": (file.seen.path, "maker/cria-GGUF:Q8_0"),
+        "cria-Q8_0": (file.seen.path, ""),
+    }
+
+
+def test_entry_whose_repository_is_not_here_is_rejected_whatever_has_its_name() -> None:
+    (rejected,) = survey_with(CRIA, cria={"repository": "maker/cria-GGUF"}).values()
+
+    assert isinstance(rejected, ModelRejected)
+    assert (rejected.model, rejected.path) == ("cria", "")
+    assert "`llamaherd load cria` downloads it from maker/cria-GGUF" in rejected.reason
+
+
 def test_the_file_of_an_entry_counts_more_than_one_of_that_name() -> None:
     events = survey_with(CRIA, of("/models/new.gguf", HEAD), cria={"path": "new.gguf"})
 

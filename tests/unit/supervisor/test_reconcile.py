@@ -33,7 +33,9 @@ RECORD = Record(
     key_sha256="",
 )
 RUNNING = Running(pid=7, group=7, started_s=1.0)
-MODELS: dict[str, ModelEvent] = {"cria": CRIA, "bad": BAD, "gone": GONE}
+LOST = ModelRejected(node="n", model="lost", at_ns=0, path="", reason="it could not be downloaded")
+COMING = ModelRejected(node="n", model="new", at_ns=0, path="", reason="it is being downloaded", retry_after_s=7.0)
+MODELS: dict[str, ModelEvent] = {"cria": CRIA, "bad": BAD, "gone": GONE, "lost": LOST, "new": COMING}
 
 
 NOTHING, LONG = LoadOptions(), LoadOptions(context_tokens=8192)
@@ -104,6 +106,15 @@ def test_unknown_model_is_refused_with_the_known_ones() -> None:
 def test_rejected_file_is_refused_with_its_reason() -> None:
     with pytest.raises(Rejected, match=r"^bad cannot be loaded: /m/bad\.gguf: it is not a GGUF file$"):
         load("bad")
+    with pytest.raises(Rejected, match=r"^lost cannot be loaded: it could not be downloaded$"):
+        load("lost")
+
+
+def test_model_that_is_on_its_way_is_worth_asking_for_again() -> None:
+    with pytest.raises(Unavailable, match=r"^new cannot be loaded yet: it is being downloaded$") as refused:
+        load("new")
+
+    assert refused.value.retry_after_s == 7
 
 
 def test_without_llama_server_the_way_to_get_one_is_told() -> None:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from llamaherd_shared.errors import HerdError, NotFound, Rejected
+from llamaherd_shared.repository import parse_repository
 from llamaherd_supervisor.file_names import kinship, quantization_of
 from llamaherd_supervisor.pulls.repository import (
     HubFile,
@@ -12,7 +13,6 @@ from llamaherd_supervisor.pulls.repository import (
     check_revision,
     choose,
     file_names,
-    parse_repository,
     projector_file,
 )
 

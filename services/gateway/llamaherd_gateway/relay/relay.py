@@ -25,7 +25,7 @@ from llamaherd_gateway.routing.affinity import Affinity, blocks_of
 from llamaherd_gateway.routing.cards import LOADED
 from llamaherd_gateway.routing.demands import demand
 from llamaherd_gateway.routing.loading import Loader
-from llamaherd_gateway.routing.names import Names
+from llamaherd_gateway.routing.names import Names, is_pattern
 from llamaherd_gateway.routing.policy import Policy
 from llamaherd_gateway.routing.residency import Residency
 from llamaherd_gateway.routing.table import pick_instance
@@ -282,7 +282,9 @@ class Relay:
         known = set(table.known)
         # A name that was given to a model before its file came, or that has outlived it, means nothing.
         made = {alias.alias: alias.model for alias in self._view.fleet.aliases.values() if alias.model in known}
-        self.names = Names(table.known, {**made, **self.policy.aliases}, self.policy.default_model)
+        # Whoever asks for one of these is told why it cannot be had, unless the very name means something else.
+        unusable = {name: name for name in table.unusable if not is_pattern(name)}
+        self.names = Names(table.known, {**unusable, **made, **self.policy.aliases}, self.policy.default_model)
         self._facts.clear()
         instances = self._view.fleet.instances.values()
         self._loaded = {instance.model for instance in instances if instance.state in LOADED}

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from llamaherd_gateway.problems import UnknownModel
-from llamaherd_gateway.projection import Fleet
+from llamaherd_gateway.projection import Fleet, Model
 from llamaherd_gateway.routing.table import ModelUnusable, build_table, unknown_model_message
 from llamaherd_shared.commands import Offer
 from llamaherd_shared.events.placement import PlacementDecided
@@ -33,8 +33,16 @@ def find_candidates(fleet: Fleet, model: str, away: Collection[str] = ()) -> lis
     here = [found for found in here if not fleet.nodes[found.node].draining]
     usable = sorted(found.node for found in here if found.rejected is None)
     if not usable:
-        raise ModelUnusable(f"the model {model!r} on {here[0].node} cannot be served: {here[0].rejected}")
+        raise _unusable(model, here)
     return usable
+
+
+def _unusable(model: str, here: Collection[Model]) -> ModelUnusable:
+    """Of several nodes the one where it is on its way."""
+    found = min(here, key=lambda each: (each.retry_after_s is None, each.node))
+    yet = "" if found.retry_after_s is None else " yet"
+    text = f"the model {model!r} on {found.node} cannot be served{yet}: {found.rejected}"
+    return ModelUnusable(text, retry_after_s=found.retry_after_s)
 
 
 def settled_node(fleet: Fleet, model: str, candidates: Collection[str]) -> str | None:

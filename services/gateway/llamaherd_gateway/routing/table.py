@@ -25,7 +25,8 @@ class Table(msgspec.Struct, frozen=True):
     """By model: instances that take work."""
     known: tuple[str, ...]
     """Every model that can be asked for, sorted."""
-
+    unusable: tuple[str, ...]
+    """Models of which only files are known that cannot be served, sorted."""
     training: dict[str, int]
     """By model: the longest context it was trained with on any node, as far as its files tell."""
 
@@ -49,11 +50,13 @@ def build_table(fleet: Fleet, written_off: Container[tuple[InstanceKey, int]] = 
         instance = fleet.instances[key]
         if instance.state == "ready" and (key, instance.generation) not in written_off:
             ready[instance.model] = (*ready.get(instance.model, ()), instance)
-    on_disk = {model.model for model in fleet.models.values() if model.rejected is None and _joined(fleet, model.node)}
+    here = [model for model in fleet.models.values() if _joined(fleet, model.node)]
+    known = {model.model for model in here if model.rejected is None} | set(ready)
+    unusable = {model.model for model in here} - known
     training: dict[str, int] = {}
     for model in fleet.models.values():
         training[model.model] = max(training.get(model.model, 0), model.context_tokens)
-    return Table(ready, tuple(sorted(on_disk | set(ready))), training)
+    return Table(ready, tuple(sorted(known)), tuple(sorted(unusable)), training)
 
 
 def pick_instance(

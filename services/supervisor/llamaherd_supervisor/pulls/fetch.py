@@ -92,7 +92,9 @@ class Fetch:
         self._cause: PullEnd = "shutdown"
         self._discard = False
         self._whole = False
-        self._outcome: PullEvent | None = None
+        self._outcome: PullFinished | PullFailed | None = None
+        self.end: asyncio.Future[PullFinished | PullFailed] = asyncio.get_running_loop().create_future()
+        """How it ended, once it has."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -145,6 +147,7 @@ class Fetch:
         # None when it was cancelled.
         outcome = self._outcome or self._failed(_REASONS[self._cause], self._cause)
         self._record(outcome)
+        self.end.set_result(outcome)
         log = self._at.service.log
         if isinstance(outcome, PullFailed):
             log.warning("pull ended without its model", model=self.plan.model, reason=outcome.reason)

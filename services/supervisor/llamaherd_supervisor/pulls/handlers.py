@@ -11,13 +11,14 @@ from weakref import WeakValueDictionary
 
 from llamaherd_shared.commands import LISTING_TIMEOUT_S, CancelPull, PullAccepted, PullCancelled, PullModel
 from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
-from llamaherd_shared.events.model import ModelRemoved
+from llamaherd_shared.events.model import ModelRejected, ModelRemoved
+from llamaherd_shared.repository import parse_repository
 from llamaherd_supervisor import store
 from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.pulls import pace
 from llamaherd_supervisor.pulls.fetch import Fetch, measure
 from llamaherd_supervisor.pulls.plan import Plan, plan_choice, plan_url
-from llamaherd_supervisor.pulls.repository import check_revision, choose, parse_repository
+from llamaherd_supervisor.pulls.repository import check_revision, choose
 from llamaherd_supervisor.settings import read_reference
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ class Pulls:
 
     async def pull(self, command: PullModel) -> PullAccepted:
         """Begin, or join the pull that brings the same. Raises why not."""
+        fetch, joined = await self.begin(command)
+        sequence = await self._at.journal.sequence(fetch.subject)
+        return PullAccepted(
+            node=self._at.node,
+            pull=fetch.id,
+            model=fetch.plan.model,
+            total_bytes=fetch.total_bytes,
+            done_bytes=fetch.done_bytes,
+            joined=joined,
+            present=fetch.present,
+            sequence=sequence,
+        )
+
+    async def begin(self, command: PullModel) -> tuple[Fetch, bool]:
+        """(the pull, whether it had been running). Raises why it cannot be."""
         if bool(command.repository) == bool(command.url):
             raise Rejected("name what to pull: a repository (OWNER/NAME), or the URL of a file")
         hub = await self._open_hub(command)
@@ -54,17 +70,7 @@ class Pulls:
             raise
         if joined:
             await hub.close()
-        sequence = await self._at.journal.sequence(fetch.subject)
-        return PullAccepted(
-            node=self._at.node,
-            pull=fetch.id,
-            model=plan.model,
-            total_bytes=fetch.total_bytes,
-            done_bytes=fetch.done_bytes,
-            joined=joined,
-            present=fetch.present,
-            sequence=sequence,
-        )
+        return fetch, joined
 
     async def cancel(self, command: CancelPull) -> PullCancelled:
         """End a pull; returns once it has ended."""
@@ -118,7 +124,7 @@ class Pulls:
     def _settle_place(self, plan: Plan) -> Plan:
         """Where a model of this name is already: it may be the same file, or it is in the way (`Conflict`)."""
         known = self._at.models.get(plan.model)
-        if known is None or isinstance(known, ModelRemoved):
+        if known is None or isinstance(known, ModelRemoved) or (isinstance(known, ModelRejected) and not known.path):
             return plan
         models_dir = self._at.settings.models_dir
         if Path(known.path) == models_dir / plan.files[0].target:

@@ -25,20 +25,10 @@ DEFAULT_QUANTIZATIONS: Final = ("Q4_K_M", "Q8_0")
 _MAX_NAME: Final = 180
 """Characters: a file system takes 255 bytes, and `-00001-of-00001.gguf.part` comes behind."""
 
-_PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
-_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION: Final = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
 _SPLIT: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 _NOT_MODELS: Final = re.compile(r"(?:^|[-_.])(?:mmproj|imatrix)(?:$|[-_.])", re.IGNORECASE)
 _ILLEGAL: Final = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
-
-
-class RepositoryName(msgspec.Struct, frozen=True):
-    """What somebody asked for."""
-
-    name: str
-    """`owner/name`"""
-    quantization: str = ""
 
 
 class HubFile(PullFile, frozen=True, kw_only=True):
@@ -56,15 +46,6 @@ class Choice(msgspec.Struct, frozen=True):
     """In the order of their parts."""
     projector: HubFile | None = None
     """What lets it see or hear."""
-
-
-def parse_repository(text: str) -> RepositoryName:
-    """`owner/name`, `owner/name:Q8_0`, `hf.co/owner/name`. Raises `Rejected`."""
-    name, _, quantization = _PREFIX.sub("", text.strip()).partition(":")
-    name = name.rstrip("/")
-    if not _REPOSITORY.fullmatch(name):
-        raise Rejected(f"{text!r} is no repository: write OWNER/NAME, or OWNER/NAME:QUANTIZATION")
-    return RepositoryName(name, quantization)
 
 
 def check_revision(revision: str) -> str:
@@ -92,19 +73,23 @@ def choose(repository: str, files: Iterable[HubFile], wanted: str) -> Choice:
     choices = group_files(files)
     if not choices:
         raise NotFound(f"{repository} has no model in the GGUF format")
-    if wanted.lower().endswith(".gguf"):
-        fitting = [choice for choice in choices if any(_names(file, wanted) for file in choice.files)]
-    elif wanted:
-        fitting = _with_quantization(choices, wanted)
-    else:
-        preferred = (_with_quantization(choices, each) for each in DEFAULT_QUANTIZATIONS)
-        fitting = next((found for found in preferred if found), choices)
+    fitting = fitting_choices(choices, wanted)
     if not fitting:
         raise NotFound(f"{repository} has no {wanted}; it has {_list(choices)}")
     if len(fitting) > 1:
         raise Rejected(f"{repository} has more than one model that fits: name one of {_list(fitting)}")
     choice = _whole(repository, fitting[0])
     return msgspec.structs.replace(choice, projector=find_projector(choice, choices, files))
+
+
+def fitting_choices(choices: Sequence[Choice], wanted: str) -> Sequence[Choice]:
+    """Those that may be meant by a quantization, a file name or nothing."""
+    if wanted.lower().endswith(".gguf"):
+        return [choice for choice in choices if any(_names(file, wanted) for file in choice.files)]
+    if wanted:
+        return _with_quantization(choices, wanted)
+    preferred = (_with_quantization(choices, each) for each in DEFAULT_QUANTIZATIONS)
+    return next((found for found in preferred if found), choices)
 
 
 def find_projector(choice: Choice, choices: Iterable[Choice], files: Iterable[HubFile]) -> HubFile | None:
