@@ -139,7 +139,7 @@ class Loader:
         return now is not None and now.ended_generation == lost.generation and now.ended_by not in _OWN_FAULT
 
     async def unload(self, model: str, *, nodes: Collection[str] | None = None) -> None:
-        """Unload it wherever it is loaded, or only on these nodes.
+        """Unload it wherever it is loaded, or only on these nodes; nodes that are not heard any more are left alone.
 
         Raises `HerdError` when a supervisor refuses or does not answer.
         """
@@ -148,7 +148,7 @@ class Loader:
             instance.node
             for instance in self._view.fleet.instances.values()
             if instance.model == model and instance.state not in ("stopped", "failed")
-        }
+        } - self._view.away
         for node in sorted(loaded if nodes is None else loaded & set(nodes)):
             subject = self._bus.subjects.command("supervisor", "unload", node=node)
             await self._bus.request(subject, UnloadModel(model=model), Accepted)
