@@ -12,7 +12,8 @@ from harness.fake_llama_server import install_fake_llama_server, set_switches
 from llamaherd_shared.events.line import Line
 from llamaherd_supervisor.process import free_port
 from llamaherd_supervisor.tail import LAST_LINES, Tail
-from llamaherd_supervisor.upstream import Upstream, Use
+from llamaherd_supervisor.upstream import Upstream
+from llamaherd_supervisor.work import Use
 
 
 class Lines:

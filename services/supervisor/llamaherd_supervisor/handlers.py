@@ -81,7 +81,9 @@ from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.settings import SupervisorSettings, read_reference
 from llamaherd_supervisor.store import check_files
 from llamaherd_supervisor.tail import LineSource, Tail
-from llamaherd_supervisor.upstream import OtherServer, Upstream, Use, props_of
+from llamaherd_supervisor.upstream import OtherServer, Upstream, props_of
+from llamaherd_supervisor.work import Use, Work
+from llamaherd_supervisor.work import look_again as look_at_work
 
 HOST: Final = "127.0.0.1"
 _FIRST_PROBE_S: Final = 0.02
@@ -641,24 +643,17 @@ class Owner:
         """Tell of answers that stand still; let go what was started for a while, and is idle."""
         settings, spec = self._at.settings, self._at.offers.spec(self.instance.model)
         every_s = min(_USE_S, settings.answer_stall_s / 4, spec.replica_idle_s / 4)
-        last: Use | None = None
-        still_s = idle_s = 0.0
+        work = Work()
         while True:
             await asyncio.sleep(every_s)
             if self.instance.state is not State.READY:
                 self._say_stuck(0.0)
                 continue
             use = await upstream.probe_use(timeout_s=settings.probe_timeout_s)
-            if use is not None and (not use.busy or use.tokens is None or last is None or use.tokens != last.tokens):
-                still_s = 0.0
-            else:
-                still_s += every_s
-            worked = use is None or use.busy > 0 or (last is not None and use.newest != last.newest)
-            idle_s = 0.0 if worked else idle_s + every_s
-            last = use or last
-            self.tell(AnswersStood(generation, still_s))
-            self._say_stuck(still_s)
-            self._go_if_spare(idle_s)
+            work = look_at_work(work, use, after_s=every_s)
+            self.tell(AnswersStood(generation, work.still_s))
+            self._say_stuck(work.still_s)
+            self._go_if_spare(work.idle_s)
 
     def _say_stuck(self, still_s: float) -> None:
         """Once, when it begins, and when it is over."""

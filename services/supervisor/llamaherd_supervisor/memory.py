@@ -43,7 +43,7 @@ from llamaherd_supervisor.lifecycle import (
 from llamaherd_supervisor.needs import Need, Needs, in_router
 from llamaherd_supervisor.router.preset import find_obstacle
 from llamaherd_supervisor.settings import SupervisorSettings
-from llamaherd_supervisor.upstream import Use
+from llamaherd_supervisor.work import Use
 
 _BOOK_S: Final = 0.25
 """Between two looks while a load waits."""

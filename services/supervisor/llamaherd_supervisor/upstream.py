@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from llamaherd_shared.model_options import ModelOptions
+from llamaherd_supervisor.work import Use
 
 _MAX_ANSWER_BYTES: Final = 8 * 2**20
 """`GET /slots` carries the prompts of busy slots in some versions."""
@@ -32,17 +33,6 @@ class _Slot(msgspec.Struct):
     id_task: int = -1
     n_prompt_tokens: int | None = None
     """Of the prompt so far, and of the answer."""
-
-
-class Use(msgspec.Struct, frozen=True):
-    """What a server works on."""
-
-    busy: int
-    """Slots at work."""
-    tokens: int | None = None
-    """That all slots have, which grows while one works; `None`: it does not say."""
-    newest: int = -1
-    """Number of the task that was begun last: it tells of what began and ended between two looks."""
 
 
 _PROPS: Final = msgspec.json.Decoder(Props)
