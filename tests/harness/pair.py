@@ -22,7 +22,7 @@ ROOM_FOR_ONE = {"memory_budget": "130 MiB", "min_residence_s": 0.2, "release_s":
 class Pair:
     """Nodes `a` and `b`, gateways `left` and `right`."""
 
-    def __init__(self, folder: Path, server: NatsServer, *, models: Any = None) -> None:
+    def __init__(self, folder: Path, server: NatsServer, *, models: Any = None, **settings: Any) -> None:
         self.nodes = [Node(folder / name, server, name=name) for name in ("a", "b")]
         for node in self.nodes:
             (node.folder / "secret").write_bytes(SECRET)
@@ -30,7 +30,8 @@ class Pair:
             if models is not None:
                 node.configure(models)
         self.gateways = [
-            GatewayProcess(folder / name, server.url, models=models, ask_timeout_s=3) for name in ("left", "right")
+            GatewayProcess(folder / name, server.url, models=models, ask_timeout_s=3, **settings)
+            for name in ("left", "right")
         ]
 
     def add_model(self) -> str:
@@ -57,11 +58,11 @@ def chat(gateway: GatewayProcess, model: str, *, timeout_s: float = 20) -> httpx
 
 
 @contextlib.contextmanager
-def make_pair(folder: Path, server: NatsServer, *, models: Any = None) -> Iterator[Pair]:
-    """`models`: as in llamaherd.yaml, for all of them."""
+def make_pair(folder: Path, server: NatsServer, *, models: Any = None, **settings: Any) -> Iterator[Pair]:
+    """`models`: as in llamaherd.yaml, for all of them; `settings`: of the gateways."""
     for name in ("a", "b"):
         (folder / name).mkdir()
-    pair = Pair(folder, server, models=models)
+    pair = Pair(folder, server, models=models, **settings)
     yield pair
     for gateway in pair.gateways:
         if gateway.process is not None:

@@ -60,7 +60,7 @@ async def serve(
     view = View(load_fleet(projection.db))
     follower = Follower(bus, projection, view.source(), trouble=lambda text: service.trouble(text, about="projection"))
     gateway_id = f"{common.node}-{new_id()}"
-    attendance = Attendance(time.monotonic())
+    attendance = Attendance(time.monotonic(), silence_s=settings.node_silence_s)
     loader = Loader(
         view,
         bus,

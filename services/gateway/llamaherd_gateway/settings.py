@@ -6,6 +6,7 @@ import msgspec
 
 from llamaherd_gateway.access.keys import KeysMode
 from llamaherd_shared.addresses import is_loopback
+from llamaherd_shared.events.presence import BEAT_S
 from llamaherd_shared.settings import SettingsError
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -47,6 +48,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How long a request waits for a model to be loaded without any progress event."""
     ask_timeout_s: Seconds = 10.0
     """How long a request waits for a supervisor that does not answer: time for it to be restarted."""
+    node_silence_s: Annotated[float, msgspec.Meta(gt=BEAT_S)] = 16.0
+    """A node whose supervisor has not been heard for so long (it says every 5 s that it lives) is asked for no loads,
+    and what cannot be reached there is served elsewhere."""
     connect_timeout_s: Seconds = 3.0
     """To connect to a llama-server."""
     answer_timeout_s: Seconds = 3600.0

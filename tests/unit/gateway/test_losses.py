@@ -3,10 +3,11 @@
 from typing import Any
 
 from llamaherd_gateway.projection import Fleet, Instance, Node
-from llamaherd_gateway.routing.attendance import SILENT_S, Attendance
+from llamaherd_gateway.routing.attendance import Attendance
 from llamaherd_gateway.routing.losses import Losses
 
 GONE = frozenset({"a"})
+SILENT_S = 16.0
 
 
 def fleet(*instances: Instance, a: str = "joined", b: str = "joined") -> Fleet:
@@ -78,7 +79,7 @@ def test_models_of_a_node_that_came_back_are_lost_with_it_again() -> None:
 
 
 def test_a_node_is_silent_when_three_beats_have_not_come() -> None:
-    attendance = Attendance(100.0)
+    attendance = Attendance(100.0, silence_s=SILENT_S)
     attendance.hear("a", 105.0)
 
     assert attendance.silent(["a", "b"], 100.0 + SILENT_S) == frozenset()
@@ -89,7 +90,7 @@ def test_a_node_is_silent_when_three_beats_have_not_come() -> None:
 
 
 def test_nobody_is_silent_because_the_bus_is_away() -> None:
-    attendance = Attendance(100.0)
+    attendance = Attendance(100.0, silence_s=SILENT_S)
     attendance.hear("a", 105.0)
     attendance.deaf(150.0)
 

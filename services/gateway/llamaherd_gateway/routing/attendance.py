@@ -4,18 +4,14 @@ A host that has vanished says nothing any more, and what was last said about its
 """
 
 from collections.abc import Iterable
-from typing import Final
-
-from llamaherd_shared.events.presence import TTL_S
-
-SILENT_S: Final = TTL_S + 1.0
-"""Three beats have not come: the supervisor is gone, or its host is."""
 
 
 class Attendance:
     """What one gateway has heard."""
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, *, silence_s: float) -> None:
+        """Who is not heard for `silence_s` is gone, or his host is."""
+        self._silence_s = silence_s
         self._listening_s = now_s
         self._heard_s: dict[str, float] = {}
 
@@ -33,5 +29,5 @@ class Attendance:
     def silent(self, nodes: Iterable[str], now_s: float) -> frozenset[str]:
         """Those that have not been heard for too long."""
         return frozenset(
-            node for node in nodes if now_s - max(self._heard_s.get(node, 0.0), self._listening_s) > SILENT_S
+            node for node in nodes if now_s - max(self._heard_s.get(node, 0.0), self._listening_s) > self._silence_s
         )
