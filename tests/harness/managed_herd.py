@@ -112,7 +112,16 @@ class ManagedHerd:
         return bool(self.node.llama_servers(model))
 
     def until_unloaded(self, model: str, *, within_s: float = 5.0) -> None:
-        wait_until(lambda: not self.is_loaded(model), within_s=within_s, what=f"{model} is unloaded")
+        """Until its process is gone, and the gateway has heard so: what was said of it ends with that."""
+
+        def is_listed() -> bool:
+            with contextlib.suppress(httpx.TransportError):  # the gateway does not run
+                return self.expires(model) is not None
+            return False
+
+        wait_until(
+            lambda: not self.is_loaded(model) and not is_listed(), within_s=within_s, what=f"{model} is unloaded"
+        )
 
     def until_busy(self, model: str) -> None:
         def is_busy() -> bool:

@@ -1,18 +1,27 @@
 """Two nodes with the same models, each a real supervisor, and two gateways that ask where to load them."""
 
+import asyncio
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvloop
 
 from harness.deadline import wait_until
 from harness.gateway import SECRET, GatewayProcess
 from harness.nats import NatsServer
 from harness.supervisor import Node
+from llamaherd_shared.bus import Bus
+from llamaherd_shared.events import decode_event
+from llamaherd_shared.events.alias import AliasSet
+from llamaherd_shared.events.model import ModelFound
+from llamaherd_shared.service import new_id
+from llamaherd_shared.streams import EVENTS
 
 MIB = 2**20
 NUMBERS = itertools.count(1)
@@ -23,6 +32,7 @@ class Pair:
     """Nodes `a` and `b`, gateways `left` and `right`."""
 
     def __init__(self, folder: Path, server: NatsServer, *, models: Any = None, **settings: Any) -> None:
+        self.server = server
         self.nodes = [Node(folder / name, server, name=name) for name in ("a", "b")]
         for node in self.nodes:
             (node.folder / "secret").write_bytes(SECRET)
@@ -35,13 +45,28 @@ class Pair:
         ]
 
     def add_model(self) -> str:
-        """On both nodes; returns its name once both gateways know where it is."""
+        """On both nodes; returns its name once both gateways know that it is on both."""
         name = f"model{next(NUMBERS)}"
         for node in self.nodes:
             os.truncate(node.add_model(name, takes_mib=60), 60 * MIB)
+        uvloop.run(self._until_told(name))
         for gateway in self.gateways:
-            wait_until(lambda gateway=gateway: name in known(gateway), what=f"{name} is known")
+            wait_until(lambda gateway=gateway: f"all-{name}" in known(gateway), what=f"{name} is known")
         return name
+
+    async def _until_told(self, name: str) -> None:
+        """Until both nodes have told of it; an alias that is told after that shows who has heard of both."""
+        bus = await Bus.connect(self.server.url, service="test", timeout_s=10)
+        told: set[str] = set()
+        async with asyncio.timeout(10):
+            async for batch in bus.read(EVENTS, after=0):
+                events = [decode_event(recorded.data) for recorded in batch]
+                told |= {event.node for event in events if isinstance(event, ModelFound) and event.model == name}
+                if told == {node.name for node in self.nodes}:
+                    break
+        alias = AliasSet(alias=f"all-{name}", at_ns=time.time_ns(), model=name)
+        await bus.append(bus.subjects.alias(alias.alias), alias, msg_id=new_id())
+        await bus.close()
 
     def places(self, model: str) -> list[str]:
         """The nodes where it is loaded."""

@@ -237,7 +237,7 @@ def test_an_engine_that_crashes_on_an_abort_costs_the_others_no_more_than_it_mus
 
     async def scenario(herd: Herd) -> None:
         # Long enough for a busy machine: nobody but the first may have a token when one of them leaves.
-        switches = {"tokens": 100, "delay_token_s": 0.05, "delay_first_token_s": 3}
+        switches = {"tokens": 1000, "delay_token_s": 0.05, "delay_first_token_s": 3}
         await herd.add_ready_model(model, slots=3, die_on_cancel=True, **switches)
 
         async def restart() -> None:
