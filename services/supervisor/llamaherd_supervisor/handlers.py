@@ -93,7 +93,7 @@ _PROGRESS_S: Final = 0.25
 _HEADWAY_S: Final = 2.0
 """Between two looks at whether a load goes on at all."""
 _SLOTS_S: Final = 0.1
-_USE_S: Final = 10.0
+_USE_S: Final = 30.0
 """Between two looks at what a ready instance works on."""
 _LINES_TOLD: Final = 20
 """Of the end of a log, in the fact about an exit that nobody asked for."""
