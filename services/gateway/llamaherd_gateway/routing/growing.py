@@ -45,7 +45,8 @@ class Growing:
     def _states(self) -> dict[str, list[str]]:
         states: defaultdict[str, list[str]] = defaultdict(list)
         for instance in self._view.fleet.instances.values():
-            states[instance.model].append(instance.state)
+            if instance.node not in self._view.away:
+                states[instance.model].append(instance.state)
         return states
 
     async def _grow(self, model: str) -> None:
