@@ -98,7 +98,8 @@ class Service:
             )
             await self.bus.beat(subject, msgspec.json.encode(presence), TTL_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), BEAT_S)
+                async with asyncio.timeout(BEAT_S):
+                    await self._changed.wait()
 
 
 @contextlib.asynccontextmanager

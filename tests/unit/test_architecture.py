@@ -126,3 +126,12 @@ def test_unit_tests_leave_made_up_inputs_to_properties() -> None:
     unit = Path(__file__).parent
 
     assert [path for path in unit.rglob("*.py") if any(name.startswith("hypothesis") for name in imported(path))] == []
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_nobody_waits_with_what_swallows_a_cancellation(package: str) -> None:
+    """`asyncio.wait_for` of Python 3.11 does, when what it waits for is done in the same moment; `asyncio.timeout` does
+    not. Before a service runs, or in the launcher, that does no harm."""
+    for path in modules(package):
+        if package != "llamaherd" and path.parent.name != "bus":
+            assert "asyncio.wait_for(" not in path.read_text(), path

@@ -151,7 +151,8 @@ class View:
     async def changed(self, timeout_s: float) -> None:
         """Return at the next change, or after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     def set_away(self, away: frozenset[str]) -> None:
         """These nodes are not heard any more; of those that are again, everything that was said holds."""

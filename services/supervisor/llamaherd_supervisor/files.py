@@ -102,7 +102,8 @@ class FileCommands:
         for owner in owners:
             owner.ask(Wanted(wanted=False, cause="unload", asked_ns=time.time_ns()))
         try:
-            await asyncio.wait_for(asyncio.gather(*(owner.settled.wait() for owner in owners)), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(owner.settled.wait() for owner in owners))
         except TimeoutError:
             raise Unavailable(f"{model} could not be unloaded within {timeout_s:g} s; it was not deleted") from None
 

@@ -46,7 +46,8 @@ class Journal:
         """Of the subject's last fact, once what was recorded about it is stored; 0 when it has none."""
         if (stored := self._unstored.get(subject)) is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stored.wait(), _SETTLE_S)
+                async with asyncio.timeout(_SETTLE_S):
+                    await stored.wait()
         return await self._sequence(subject)
 
     async def _sequence(self, subject: str) -> int:
@@ -84,6 +85,7 @@ class Journal:
     async def flush(self, timeout_s: float) -> bool:
         """Wait until all that was recorded is stored; `False` when time ran out first."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._queue.join(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._queue.join()
             return True
         return False

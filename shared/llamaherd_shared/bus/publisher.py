@@ -121,7 +121,8 @@ class Publisher:
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything taken is stored; `False` when time ran out first."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
         return self._idle.is_set()
 
     async def close(self) -> None:

@@ -126,7 +126,8 @@ class _Consumer:
     async def _wait(self) -> None:
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
+            async with asyncio.timeout(HEARTBEAT_S):
+                await self._wake.wait()
         if self._buffer:
             return
         if self._lost is not None:

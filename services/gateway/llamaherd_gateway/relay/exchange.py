@@ -297,6 +297,10 @@ class Exchange:
 
     def send(self, connection: Connection, pool: Pool, call: Call) -> None:
         """Over a connection that is ours from now on."""
+        if self.response_complete:
+            # Its client has left while this one was opened.
+            connection.abandon()
+            return
         self._pursuit = None
         self._connection, self._instance = connection, pool.instance
         self.heard_at = time.monotonic()

@@ -287,7 +287,8 @@ class Pool:
     async def dial(self) -> Connection:
         """A new connection. Raises `OSError` (`TimeoutError` is one)."""
         dialling = self._loop.create_connection(lambda: Connection(self), self.instance.host, self.instance.port)
-        _, connection = await asyncio.wait_for(dialling, self._connect_timeout_s)
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await dialling
         return connection
 
     def replenish(self) -> None:

@@ -245,7 +245,8 @@ class Loader:
     async def wait_until_caught_up(self, model: str) -> None:
         """What the gateway knows may be old: a model it does not know may be there all the same."""
         try:
-            await asyncio.wait_for(self._caught_up.wait(), self._ask_timeout_s)
+            async with asyncio.timeout(self._ask_timeout_s):
+                await self._caught_up.wait()
         except TimeoutError:
             text = f"the gateway is starting and does not know yet where {model!r} is"
             raise Unavailable(text, retry_after_s=2) from None

@@ -129,7 +129,8 @@ class Router:
             await end(self._tasks[1])
             self._owner.ask(Wanted(wanted=False, cause="shutdown", asked_ns=time.time_ns()))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._owner.settled.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._owner.settled.wait()
 
     async def close(self) -> None:
         """Leave it as it is, for the next supervisor."""

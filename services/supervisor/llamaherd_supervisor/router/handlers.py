@@ -177,7 +177,8 @@ class RoutedOwner(Owner):
 
     async def _has_come(self) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._came.wait(), _NEWS_S)
+            async with asyncio.timeout(_NEWS_S):
+                await self._came.wait()
         return self._came.is_set()
 
     def _take(self, child: Child | None) -> None:

@@ -64,7 +64,8 @@ class ChildLines:
 
     async def finish(self) -> tuple[str, ...]:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), _ENDED_S)
+            async with asyncio.timeout(_ENDED_S):
+                await self._ended.wait()
         return tuple(self._last)
 
 
