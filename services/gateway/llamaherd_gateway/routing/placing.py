@@ -57,20 +57,12 @@ class Placing:
         node = settled_node(self._view.fleet, command.model, nodes)
         if node is not None:
             return node
-        subject = self._bus.subjects.placement(command.model)
         for _ in range(_TRIES):
-            last = await self._bus.newest(EVENTS, subject, timeout_s=OFFER_S)
-            decided = None if last is None else decode_event(last.data)
-            if isinstance(decided, PlacementDecided) and is_fresh(decided, now_ns=time.time_ns()):
-                if decided.node in nodes:
-                    return decided.node
-            best = await self._best(command, nodes)
-            fact = PlacementDecided(model=command.model, node=best.node, at_ns=time.time_ns(), gateway=self._by)
-            try:
-                await self._bus.append(subject, fact, msg_id=new_id(), expected=last.sequence if last else 0)
-            except Conflict:
-                continue
-            return best.node
+            decided, sequence = await self._decided(command.model)
+            if decided is not None and decided.node in nodes:
+                return decided.node
+            if (best := await self._decide(command, nodes, after=sequence)) is not None:
+                return best
         raise Unavailable(f"gateways cannot agree on a node for {command.model!r}", retry_after_s=2)
 
     async def choose_more(self, model: str) -> str | None:
@@ -79,15 +71,28 @@ class Placing:
         Raises `HerdError`: nobody takes it, and why.
         """
         nodes = find_candidates(self._view.fleet, model, self._view.away)
-        subject = self._bus.subjects.placement(model)
-        last = await self._bus.newest(EVENTS, subject, timeout_s=OFFER_S)
-        decided = None if last is None else decode_event(last.data)
-        if isinstance(decided, PlacementDecided) and is_fresh(decided, now_ns=time.time_ns()):
+        decided, sequence = await self._decided(model)
+        if decided is not None:
             return None
-        best = await self._best(OfferLoad(model=model, another=True), nodes)
-        fact = PlacementDecided(model=model, node=best.node, at_ns=time.time_ns(), gateway=self._by)
+        return await self._decide(OfferLoad(model=model, another=True), nodes, after=sequence)
+
+    async def _decided(self, model: str) -> tuple[PlacementDecided | None, int]:
+        """What somebody has just decided, and the sequence of what was decided last (0: nothing was)."""
+        last = await self._bus.newest(EVENTS, self._bus.subjects.placement(model), timeout_s=OFFER_S)
+        if last is None:
+            return None, 0
+        decided = decode_event(last.data)
+        if isinstance(decided, PlacementDecided) and is_fresh(decided, now_ns=time.time_ns()):
+            return decided, last.sequence
+        return None, last.sequence
+
+    async def _decide(self, command: OfferLoad, nodes: list[str], *, after: int) -> str | None:
+        """The node with the best offer, written down for the others; `None`: another gateway has decided meanwhile."""
+        best = await self._best(command, nodes)
+        fact = PlacementDecided(model=command.model, node=best.node, at_ns=time.time_ns(), gateway=self._by)
+        subject = self._bus.subjects.placement(command.model)
         try:
-            await self._bus.append(subject, fact, msg_id=new_id(), expected=last.sequence if last else 0)
+            await self._bus.append(subject, fact, msg_id=new_id(), expected=after)
         except Conflict:
             return None
         return best.node
