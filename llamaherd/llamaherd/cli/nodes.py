@@ -3,6 +3,7 @@
 import time
 from typing import Annotated, Final
 
+import msgspec
 from cyclopts import Parameter
 
 from llamaherd.cli.options import Json, Url, open_client
@@ -46,7 +47,7 @@ def drain(
         screen = Screen(quiet=json)
         left = _wait_until_empty(client, node, timeout, screen) if wait else state.loaded
         if json:
-            print_json(client.drain(node))
+            print_json(msgspec.structs.replace(state, loaded=left))
     if not wait:
         screen.say(f"{node} takes no loads any more" + (f"; still loaded: {', '.join(left)}" if left else ""))
         return OK

@@ -1,7 +1,7 @@
 """Tells that something has changed in a set of folders, as far as the system tells: it does not of network drives.
 
 `watchfiles.watch` in a thread of its own, not `awatch`: that imports half of anyio once it runs, which holds the event
-loop for a quarter of a second where no byte code is kept yet, and keeps 6 MB for good.
+loop while it is compiled, and stays in memory.
 """
 
 import asyncio
