@@ -8,4 +8,4 @@ settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--histories", type=int, default=150, help="random lives of a node (test_memory.py)")
+    parser.addoption("--histories", type=int, default=300, help="random lives of a node (test_memory.py)")

@@ -3,13 +3,16 @@
 `just properties --histories 100000 -k memory` leads as many as that.
 """
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from harness.simulated_node import Model, SimulatedNode
-from llamaherd_supervisor.eviction import Group, Rules
+from llamaherd_supervisor.eviction import Group, Key, Rules
 from llamaherd_supervisor.lifecycle import Limits, State
 
 RULES = Rules(
@@ -26,12 +29,18 @@ MODELS = st.fixed_dictionaries(
             priority=st.integers(0, 2),
             group=st.sampled_from(["", "", "", "swap", "swap", "alone"]),
             pinned=st.sampled_from([False, False, False, True]),
+            replicas=st.sampled_from([1, 1, 1, 2]),
+            max_replicas=st.sampled_from([1, 1, 2, 3]),
         )
         for name in NAMES
     }
 )
 ANY = st.sampled_from(NAMES)
+ANY_INSTANCE = st.tuples(ANY, st.sampled_from([0, 0, 0, 1, 1, 2]))
 FEW = 1000
+
+TOLD_EVERY = 5000
+"""Histories between two lines about how far a long run is."""
 
 entered: set[State] = set()
 left: set[State] = set()
@@ -39,6 +48,10 @@ left: set[State] = set()
 
 class Lives(RuleBasedStateMachine):
     """What holds at any moment is asserted by the node itself."""
+
+    led: ClassVar[int] = 0
+    """Histories that have come to their end."""
+    tell: ClassVar[Callable[[str], None]]
 
     node: SimulatedNode
     endless: bool
@@ -62,24 +75,32 @@ class Lives(RuleBasedStateMachine):
         self.node.change_mind(name)
 
     @rule(name=ANY)
+    def grow(self, name: str) -> None:
+        self.node.grow(name)
+
+    @rule(name=ANY)
+    def shrink(self, name: str) -> None:
+        self.node.shrink(name)
+
+    @rule(name=ANY)
     def request(self, name: str) -> None:
         self.node.begin_request(name)
 
-    @rule(name=ANY)
-    def answer(self, name: str) -> None:
-        self.node.end_request(name)
+    @rule(key=ANY_INSTANCE)
+    def answer(self, key: Key) -> None:
+        self.node.end_request(key)
 
-    @rule(name=ANY)
-    def ready(self, name: str) -> None:
-        self.node.become_ready(name)
+    @rule(key=ANY_INSTANCE)
+    def ready(self, key: Key) -> None:
+        self.node.become_ready(key)
 
-    @rule(name=ANY)
-    def crash(self, name: str) -> None:
-        self.node.crash(name)
+    @rule(key=ANY_INSTANCE)
+    def crash(self, key: Key) -> None:
+        self.node.crash(key)
 
-    @rule(name=ANY)
-    def hang(self, name: str) -> None:
-        self.node.hang(name)
+    @rule(key=ANY_INSTANCE)
+    def hang(self, key: Key) -> None:
+        self.node.hang(key)
 
     @rule()
     def restart(self) -> None:
@@ -100,6 +121,9 @@ class Lives(RuleBasedStateMachine):
         assert self.node.serve_all(endless=self.endless) == []
         entered.update(self.node.entered)
         left.update(self.node.left)
+        Lives.led += 1
+        if self.led % TOLD_EVERY == 0:
+            self.tell(f"{self.led:,} histories led")
 
 
 @pytest.mark.timeout(0)
@@ -107,6 +131,8 @@ def test_memory_is_never_promised_twice_nobody_at_work_is_unloaded_and_every_wai
     request: pytest.FixtureRequest,
 ) -> None:
     histories = request.config.getoption("--histories")
+    # To the terminal, past what is captured.
+    Lives.tell = request.config.pluginmanager.getplugin("terminalreporter").write_line
 
     run_state_machine_as_test(
         Lives,
@@ -121,3 +147,4 @@ def test_memory_is_never_promised_twice_nobody_at_work_is_unloaded_and_every_wai
     )
 
     assert entered == left == set(State)
+    assert Lives.led >= histories
