@@ -159,10 +159,15 @@ class Node:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
-        for process in self.llama_servers():
+        wait_until(self._kill_llama_servers, what="llama-servers of the test are gone")
+
+    def _kill_llama_servers(self) -> bool:
+        """Whether none is left. One that was being started when its supervisor was killed comes up a moment later."""
+        left = self.llama_servers()
+        for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        wait_until(lambda: not self.llama_servers(), what="llama-servers of the test are gone")
+        return not left
 
 
 class Herd:
