@@ -27,9 +27,9 @@ unit *arguments:
 properties *arguments:
     uv run pytest tests/properties {{arguments}}
 
-# Pure too: every dialect on recorded answers of llama-server, whole and cut anywhere.
-dialects *arguments:
-    uv run pytest tests/dialects {{arguments}}
+# Pure too: modules that are asked in dozens of cases, and every dialect on recorded answers of llama-server.
+cases *arguments:
+    uv run pytest tests/cases {{arguments}}
 
 # Tests on a real nats-server and a fake llama-server that misbehaves.
 integration *arguments:

@@ -56,7 +56,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 
 
 def test_without_what_it_needs_a_body_is_refused(herd: ManagedHerd, document: dict[str, Any]) -> None:
-    """Of routes that models answer, tests/dialects knows."""
+    """Of routes that models answer, tests/cases/dialects knows."""
     for path, method in (
         ("/api/show", "POST"),
         ("/api/pull", "POST"),

@@ -2,11 +2,15 @@
 
 import gc
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-HERE = Path(__file__).parent
+HERE: Final = Path(__file__).parent
+MOST_CASES: Final = 24
+"""Of a module: pytest takes a millisecond for each test, whatever that does."""
 # None of these tests waits inside uvloop, so a signal reaches them; a thread for each would take a tenth of the time.
 TIMEOUT = pytest.mark.timeout(method="signal")
 
@@ -14,24 +18,13 @@ TIMEOUT = pytest.mark.timeout(method="signal")
 gc.set_threshold(100_000, 50, 50)
 
 
-spent_s = 0.0
-"""In the tests and their fixtures: collecting and telling of 1,800 takes pytest as long again."""
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    global spent_s
-    spent_s += report.duration
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if all(HERE in Path(argument).resolve().parents or Path(argument).resolve() == HERE for argument in config.args):
-        terminalreporter.write_line(f"{spent_s:.2f} s in the unit tests themselves")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(TIMEOUT)
+    mine = [item for item in items if HERE in item.path.parents]
+    for item in mine:
+        item.add_marker(TIMEOUT)
+    for path, count in Counter(item.path for item in mine).items():
+        if count > MOST_CASES:
+            raise pytest.UsageError(f"{path} has {count} cases: move it to tests/cases, where they may be many.")
 
 
 def pytest_collection_finish() -> None:

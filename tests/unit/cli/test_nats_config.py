@@ -1,12 +1,10 @@
-"""The embedded nats-server's configuration is one that nats-server takes."""
+"""The embedded nats-server's configuration: who may do what is in `tests/cases/cli/test_permissions.py`."""
 
-import subprocess
 from pathlib import Path
 
 import nkeys
 import pytest
 
-from llamaherd.launcher.nats_server import find_nats_server
 from llamaherd.nats_config import render_nats_config
 from llamaherd.permissions import USERS
 from llamaherd_shared.streams import STREAMS
@@ -23,18 +21,6 @@ def text(tmp_path: Path) -> str:
     return render_nats_config(
         port=4222, store_dir=store_dir, public_keys=dict.fromkeys(USERS, make_key()), prefix="herd"
     )
-
-
-def test_nats_server_accepts_it(tmp_path: Path, text: str) -> None:
-    one_user = render_nats_config(
-        port=4222, store_dir=tmp_path / 'a "quoted" folder', public_keys={"ui": make_key()}, prefix="herd"
-    )
-    config = tmp_path / "nats.conf"
-    config.write_text(one_user)
-
-    done = subprocess.run([find_nats_server(), "-t", "-c", config], capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_it_listens_on_loopback_and_syncs_every_write(text: str) -> None:

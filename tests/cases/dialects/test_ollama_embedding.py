@@ -13,7 +13,7 @@ from llamaherd_gateway.dialects.dialect import Asked, Facts, Turn
 from llamaherd_gateway.dialects.ollama.embedding import call, prepare, read_embed, read_embeddings, settle
 from llamaherd_gateway.problems import BadRequest
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llama_server"
+GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 TURN = Turn(request_id="ab", received_ns=1_000)
 FACTS = Facts(model="own", context_tokens=65, capabilities=frozenset({"embedding"}))
 

@@ -10,7 +10,7 @@ from llamaherd_gateway.dialects.anthropic import ANTHROPIC
 from llamaherd_gateway.problems import Problem, UnknownModel, problem_of, read_error
 from llamaherd_shared.errors import Unavailable
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llama_server"
+GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 
 
 def rendered(problem: Problem) -> Any:

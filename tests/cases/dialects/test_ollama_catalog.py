@@ -28,7 +28,7 @@ from llamaherd_gateway.dialects.ollama.details import render_count
 from llamaherd_gateway.problems import BadRequest, Problem, UnknownModel, problem_of, read_error
 from llamaherd_gateway.routing.table import unknown_model_message
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llama_server"
+GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 SECOND = 1_000_000_000
 NOW_NS = 1_700_000_000 * SECOND
 

@@ -13,7 +13,7 @@ from llamaherd_gateway.dialects.dialect import Facts, Translation, Turn
 from llamaherd_gateway.dialects.ollama import ROUTES
 from llamaherd_gateway.problems import Problem
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llama_server"
+GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 CHAT_STREAMS = ("chat_stream", "chat_stream_usage", "chat_length_stream", "chat_logprobs_stream", "thinking_stream")
 CHAT_STREAMS += ("tool_call_stream", "tool_call_stream_usage", "tool_calls_stream")
 TEXT_STREAMS = ("completion_stream", "completion_probabilities_stream", "infill_stream")

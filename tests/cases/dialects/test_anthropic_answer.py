@@ -13,7 +13,7 @@ from llamaherd_gateway.dialects.anthropic.answer import AnswerTranslation, Count
 from llamaherd_gateway.dialects.dialect import Turn
 from llamaherd_gateway.problems import Problem
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llama_server"
+GOLDEN = Path(__file__).parents[2] / "golden" / "llama_server"
 TURN = Turn(request_id="7f", received_ns=1)
 SHOWN = Expected(model="claude-x", max_tokens=64, thoughts="shown")
 
