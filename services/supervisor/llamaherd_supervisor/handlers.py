@@ -76,7 +76,7 @@ from llamaherd_supervisor.load_progress import LoadProgress
 from llamaherd_supervisor.load_time import Headway, Signs, look_again
 from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
-from llamaherd_supervisor.process import KILLED_S, CannotSpawn, Ports, Process, boot_id, count_oom_kills
+from llamaherd_supervisor.process import KILLED_S, CannotSpawn, OomKills, Ports, Process, boot_id
 from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.settings import SupervisorSettings, read_reference
 from llamaherd_supervisor.store import check_files
@@ -99,7 +99,9 @@ _LINES_TOLD: Final = 20
 """Of the end of a log, in the fact about an exit that nobody asked for."""
 _LOG_BUSY_S: Final = 0.05
 _LOG_IDLE_S: Final = 0.2
-"""Pauses between two looks at a log file."""
+_LOG_SILENT_S: Final = 0.5
+"""Pauses between two looks at a log file: while lines come, behind them, and when none has come for long."""
+_SILENT_S: Final = 5.0
 _LATE_S: Final = 0.002
 _NOTE_S: Final = 5.0
 """Between two notes in the record of how far the log was read."""
@@ -123,6 +125,7 @@ class Workplace:
     spawning: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the owner that starts a process."""
     ports: Ports = field(default_factory=lambda: Ports(HOST))
+    oom_kills: OomKills = field(default_factory=OomKills)
 
     @property
     def node(self) -> str:
@@ -491,7 +494,7 @@ class Owner:
         found = self._at.models.get(model)
         key = self._key(generation)
         self._process = process
-        self._oom_kills = count_oom_kills()
+        self._oom_kills = self._at.oom_kills.now()
         self._progress = LoadProgress(self.instance.stage, self.instance.ratio)
         upstream, plan = Upstream(host, port, key), self._plan
         if plan is not None and plan.command:
@@ -554,7 +557,7 @@ class Owner:
             signal=signal,
             loading=self.instance.state is State.LOADING,
             llama_server=self._plan is None or not self._plan.command,
-            oom_killed=not lost and count_oom_kills() > self._oom_kills,
+            oom_killed=not lost and self._at.oom_kills.now() > self._oom_kills,
         )
         return ProcessExited(
             generation=generation,
@@ -566,22 +569,26 @@ class Owner:
         )
 
     async def _follow_log(self, process: Process, tail: LineSource, generation: int, file_bytes: int) -> None:
-        next_progress = next_note = 0.0
+        next_progress = next_note = heard_at = 0.0
         while True:
             lines = tail.read()
+            now = time.monotonic()
+            if lines:
+                heard_at = now
             if self.instance.state is State.LOADING:
                 self._lines += sum(self._health_path not in line for line in lines)
                 for line in lines:
                     self._progress = load_progress.read_line(self._progress, line)
-                if time.monotonic() >= next_progress:
-                    next_progress = time.monotonic() + _PROGRESS_S
+                if now >= next_progress:
+                    next_progress = now + _PROGRESS_S
                     self._report_progress(process, generation, file_bytes)
                 await asyncio.sleep(_LOG_BUSY_S)
             else:
-                if not lines and time.monotonic() >= next_note:
-                    next_note = time.monotonic() + _NOTE_S
+                if not lines and now >= next_note:
+                    next_note = now + _NOTE_S
                     self._note_log(tail)
-                await _pause(_LOG_BUSY_S if lines else _LOG_IDLE_S)
+                silent = now - heard_at >= _SILENT_S
+                await _pause(_LOG_BUSY_S if lines else _LOG_SILENT_S if silent else _LOG_IDLE_S)
 
     def _note_log(self, tail: LineSource) -> None:
         if self._record is not None and self._record.log_bytes != tail.read_bytes:
@@ -623,7 +630,7 @@ class Owner:
             if not well:
                 self.tell(HealthMissed(generation))
             else:
-                self._oom_kills = count_oom_kills()
+                self._oom_kills = self._at.oom_kills.lately()
                 if self._vitals.missed:
                     self.tell(HealthAnswered(generation))
             await asyncio.sleep(settings.probe_interval_s)

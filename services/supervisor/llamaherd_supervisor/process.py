@@ -28,6 +28,7 @@ KILLED_S: Final = 5.0
 """From SIGKILL until a process counts as one that cannot be killed."""
 
 _PORTS_REMEMBERED: Final = 1000
+_KILLS_COUNTED_S: Final = 1.0
 
 Ending = tuple[int | None, str | None]
 """(exit code, name of the signal): one of them is `None`, and both of a process that was adopted."""
@@ -246,12 +247,23 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def count_oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since it started; 0 where it does not tell."""
-    with contextlib.suppress(OSError):
-        _, found, rest = Path("/proc/vmstat").read_bytes().partition(b"\noom_kill ")
-        return int(rest.partition(b"\n")[0]) if found else 0
-    return 0
+class OomKills:
+    """How many processes the kernel has killed for want of memory since it started; 0 where it does not tell."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._counted_at = -math.inf
+
+    def now(self) -> int:
+        self._counted_at = time.monotonic()
+        with contextlib.suppress(OSError):
+            _, found, rest = Path("/proc/vmstat").read_bytes().partition(b"\noom_kill ")
+            self._count = int(rest.partition(b"\n")[0]) if found else 0
+        return self._count
+
+    def lately(self) -> int:
+        """A second ago or less: one look serves all instances, as the kernel adds up its counters for each."""
+        return self._count if time.monotonic() - self._counted_at < _KILLS_COUNTED_S else self.now()
 
 
 class Ports:

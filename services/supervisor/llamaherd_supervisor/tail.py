@@ -15,6 +15,8 @@ from llamaherd_shared.events.line import Level, Line
 from llamaherd_supervisor.levels import level_of_line
 
 _CHUNK_BYTES: Final = 256 * 1024
+_FIRST_LOOK_BYTES: Final = 4096
+"""Mostly there is nothing new, and room for a whole chunk would be made at every look."""
 _LINE_BYTES: Final = 16 * 1024
 """A longer line is cut into pieces."""
 _RECALLED_BYTES: Final = 64 * 1024
@@ -67,11 +69,12 @@ class Tail:
     def read(self) -> list[str]:
         """Take and pass on the lines that are complete; at most a chunk, so that a flood does not block the loop."""
         end = self.read_bytes
-        self._file.seek(self._position)
-        data = self._file.read(_CHUNK_BYTES)
+        data = os.pread(self._file.fileno(), _FIRST_LOOK_BYTES, self._position)
         if not data:
             self._shorten()
             return []
+        if len(data) == _FIRST_LOOK_BYTES:
+            data += os.pread(self._file.fileno(), _CHUNK_BYTES - len(data), self._position + len(data))
         self._position += len(data)
         *whole, self._rest = (self._rest + data).split(b"\n")
         texts = []
