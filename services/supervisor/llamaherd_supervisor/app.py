@@ -45,7 +45,6 @@ from llamaherd_supervisor import reconcile, store
 from llamaherd_supervisor.adoption import Adopt, Left
 from llamaherd_supervisor.files import FileCommands
 from llamaherd_supervisor.folder import Folder
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.journal import Journal, SecondSupervisor
 from llamaherd_supervisor.leftovers import Leftovers
 from llamaherd_supervisor.lifecycle import Instance, Wanted
@@ -62,6 +61,7 @@ from llamaherd_supervisor.repositories import Download
 from llamaherd_supervisor.router.app import Router
 from llamaherd_supervisor.router.handlers import RoutedOwner
 from llamaherd_supervisor.settings import SupervisorSettings, find_llama_server
+from llamaherd_supervisor.workplace import Workplace
 
 _WHOIS_S = 1.0
 _FLUSH_S = 5.0

@@ -11,8 +11,9 @@ from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelFound, ModelRejected
 from llamaherd_supervisor import reconcile, store
 from llamaherd_supervisor.gguf_file import UnreadableGguf
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.lifecycle import State, Wanted
+from llamaherd_supervisor.workplace import Workplace
 
 _MARGIN_S: Final = 5.0
 """Beyond the drain and stop time-outs, for an unload to be over."""

@@ -12,10 +12,10 @@ from llamaherd_supervisor import arrivals, listing, models
 from llamaherd_supervisor.arrivals import Arrival
 from llamaherd_supervisor.folder_watch import FolderWatch
 from llamaherd_supervisor.gguf_file import UnreadableGguf
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.models import GgufFile, Sighting
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.repositories import Download
+from llamaherd_supervisor.workplace import Workplace
 
 _ARRIVAL_LOOK_S: Final = 0.25
 """Between two looks while something is on its way."""

@@ -7,11 +7,9 @@ decides, records and acts. It never waits for the bus: the journal does (`journa
 import asyncio
 import random
 import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -23,38 +21,28 @@ from llamaherd_shared.events.instance import (
     InstanceReady,
     InstanceStarted,
 )
-from llamaherd_shared.events.model import ModelEvent, ModelFound
+from llamaherd_shared.events.model import ModelFound
 from llamaherd_shared.model_options import LoadOptions
-from llamaherd_shared.service import Service
-from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import upstream_key
-from llamaherd_supervisor import instance_files, load_progress, reconcile
+from llamaherd_supervisor import instance_files, reconcile
 from llamaherd_supervisor.adoption import Adopt, Gone, Left, Record, key_digest
+from llamaherd_supervisor.attending import Attendant, Watchers, describe_exit
 from llamaherd_supervisor.command_line import Launch, render_command, render_environment, render_mark
-from llamaherd_supervisor.faults import find_fault
 from llamaherd_supervisor.instance_log import InstanceLog
-from llamaherd_supervisor.journal import Journal
-from llamaherd_supervisor.launching import Plan, differences, make_plan
+from llamaherd_supervisor.launching import Plan, differences
 from llamaherd_supervisor.lifecycle import (
     ALIVE,
     EVICTED,
-    AnswersStood,
     Drain,
     DrainBegan,
     Forget,
     Forgotten,
-    HealthAnswered,
-    HealthMissed,
     Instance,
-    LoadProgressed,
-    LoadStood,
     MemoryAwaited,
     MemoryRefused,
     Observation,
-    ProcessExited,
     Signal,
     Signalled,
-    SlotsCounted,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -72,86 +60,15 @@ from llamaherd_supervisor.lifecycle import (
     notice,
     observe,
 )
-from llamaherd_supervisor.load_progress import LoadProgress
-from llamaherd_supervisor.load_time import Headway, Signs, look_again
-from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
-from llamaherd_supervisor.process import KILLED_S, CannotSpawn, OomKills, Ports, Process, boot_id
+from llamaherd_supervisor.process import CannotSpawn, Process, boot_id
 from llamaherd_supervisor.reconcile import Load
-from llamaherd_supervisor.settings import SupervisorSettings, read_reference
+from llamaherd_supervisor.settings import read_reference
 from llamaherd_supervisor.store import check_files
 from llamaherd_supervisor.tail import LineSource, Tail
 from llamaherd_supervisor.upstream import OtherServer, Upstream, props_of
-from llamaherd_supervisor.work import Use, Work
-from llamaherd_supervisor.work import look_again as look_at_work
-
-HOST: Final = "127.0.0.1"
-_FIRST_PROBE_S: Final = 0.02
-_LOADING_PROBE_S: Final = 0.25
-"""Probes of a loading instance begin quickly, for small models, and slow down to this."""
-_PROGRESS_S: Final = 0.25
-_HEADWAY_S: Final = 2.0
-"""Between two looks at whether a load goes on at all."""
-_SLOTS_S: Final = 0.1
-_USE_S: Final = 30.0
-"""Between two looks at what a ready instance works on."""
-_LINES_TOLD: Final = 20
-"""Of the end of a log, in the fact about an exit that nobody asked for."""
-_LOG_BUSY_S: Final = 0.05
-_LOG_IDLE_S: Final = 0.2
-_LOG_SILENT_S: Final = 0.5
-"""Pauses between two looks at a log file: while lines come, behind them, and when none has come for long."""
-_SILENT_S: Final = 5.0
-_LATE_S: Final = 0.002
-_NOTE_S: Final = 5.0
-"""Between two notes in the record of how far the log was read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """What every owner works with."""
-
-    service: Service
-    settings: SupervisorSettings
-    journal: Journal
-    llama_server: str
-    secret: bytes
-    environment: Mapping[str, str]
-    models: Mapping[str, ModelEvent]
-    """The last fact about each model file, kept current by `app.py`."""
-    offers: Offers
-    """What llamaherd.yaml says about models."""
-    memory: Memory
-    spawning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by the owner that starts a process."""
-    ports: Ports = field(default_factory=lambda: Ports(HOST))
-    oom_kills: OomKills = field(default_factory=OomKills)
-
-    @property
-    def node(self) -> str:
-        return self.service.common.node
-
-    @property
-    def data_dir(self) -> Path:
-        return self.service.common.data_dir
-
-    def plan(
-        self, instance: Instance, asked: LoadOptions, offers: Offers | None = None, found: ModelEvent | None = None
-    ) -> Plan:
-        """What a process of this model would be started with now, or with other offers and another fact about it."""
-        found = found or self.models.get(instance.model)
-        if not isinstance(found, ModelFound):
-            # Its file is gone, or cannot be read any more; llama-server will say so.
-            found = ModelFound(
-                node=self.node, model=instance.model, at_ns=0, path=instance.path, size_bytes=0, modified_ns=0
-            )
-        return make_plan(
-            (offers or self.offers).spec(instance.model).of_instance(instance.index),
-            found,
-            asked,
-            models_dir=self.settings.models_dir,
-            secret=self.secret,
-        )
+from llamaherd_supervisor.work import Use
+from llamaherd_supervisor.workplace import HOST, Workplace
 
 
 class Owner:
@@ -170,23 +87,16 @@ class Owner:
         """Whether it is to run, by what was said last: it may not have been heard yet."""
         self._vitals = Vitals()
         self._process: Process | None = None
-        self._upstream: Upstream | None = None
-        """The server of the process, once it is attended to."""
+        self._attendant: Attendant | None = None
+        """Of the process."""
         self._plan = plan
         """What runs was started with; `None` when nobody knows."""
         self._record: Record | None = None
         """Of the running process; `None` without one, or when it could not be written."""
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers = Watchers(at, self._name)
         self._log_files = InstanceLog(
             at.service, self._folder, instance.model, instance.index, max_bytes=at.settings.log_max_bytes
         )
-        self._progress = LoadProgress()
-        self._lines = 0
-        """Lines of its load that are its own, and no answer to our probes."""
-        self._oom_kills = 0
-        """Of this machine, when the process was last known to be well."""
-        self._stuck = False
-        """Whether it was said that nothing of its answers moves."""
         self.settled = asyncio.Event()
         """Set while nothing runs and nothing will be started."""
 
@@ -227,7 +137,7 @@ class Owner:
 
     async def probe_use(self, *, timeout_s: float) -> Use | None:
         """What it works on; `None`: it does not say."""
-        return None if self._upstream is None else await self._upstream.probe_use(timeout_s=timeout_s)
+        return None if self._attendant is None else await self._attendant.upstream.probe_use(timeout_s=timeout_s)
 
     def wake(self) -> None:
         """Look again what to do; returns at once."""
@@ -275,7 +185,7 @@ class Owner:
             while True:
                 await self._step()
         finally:
-            await self._end_watchers()
+            await self._watchers.end()
             self._log_files.flush()
 
     async def _step(self) -> None:
@@ -290,12 +200,13 @@ class Owner:
                     await self._wait_for_memory()
             case Drain(cause=cause):
                 self._see(DrainBegan(cause))
-                self._watch(self._count_slots())
+                if self._attendant is not None:
+                    self._attendant.count_slots()
             case Signal(cause=cause, kill=kill):
                 if self._process is not None:
                     self._process.send(kill=kill)
-                    if kill:
-                        self._watch(self._doubt(self._process))
+                    if kill and self._attendant is not None:
+                        self._attendant.doubt()
                 self._see(Signalled(cause, kill))
             case Forget(cause=cause):
                 self._see(Forgotten(cause))
@@ -398,13 +309,17 @@ class Owner:
                 self._at.service.log.info("llama-server adopted", instance=self._name, pid=running.pid)
                 tail = tail or self._log_files.open(record.generation)
                 adopted = Process.adopt(running, asked=self.instance.state is State.STOPPING)
-                self._attend(adopted, tail, host=record.host, port=record.port)
-                self._watch(self._count_slots())
+                self._attend(adopted, tail, host=record.host, port=record.port).count_slots()
                 if record.plan is not None:
                     await self._at.memory.adopt(self, record.plan)
             case Gone():
                 lines = await tail.finish() if tail is not None else ()
-                self._see(self._exited(self.instance.generation, lines, lost=True))
+                llama_server = self._plan is None or not self._plan.command
+                generation = self.instance.generation
+                exited = describe_exit(
+                    self.instance, lines, generation=generation, lost=True, llama_server=llama_server
+                )
+                self._see(exited)
             case None:
                 if tail is not None:
                     await tail.finish()
@@ -488,15 +403,11 @@ class Owner:
         model, index = self.instance.model, self.instance.index
         return upstream_key(self._at.secret, node=self._at.node, model=model, index=index, generation=generation)
 
-    def _attend(self, process: Process, tail: LineSource, *, host: str, port: int) -> None:
+    def _attend(self, process: Process, tail: LineSource, *, host: str, port: int) -> Attendant:
         """Watch a process from now on."""
-        model, generation = self.instance.model, self.instance.generation
-        found = self._at.models.get(model)
-        key = self._key(generation)
-        self._process = process
-        self._oom_kills = self._at.oom_kills.now()
-        self._progress = LoadProgress(self.instance.stage, self.instance.ratio)
-        upstream, plan = Upstream(host, port, key), self._plan
+        found, plan = self._at.models.get(self.instance.model), self._plan
+        key = self._key(self.instance.generation)
+        upstream = Upstream(host, port, key)
         if plan is not None and plan.command:
             upstream = OtherServer(
                 host,
@@ -506,191 +417,25 @@ class Owner:
                 said=props_of(plan.options),
                 clients=partial(process.clients, port),
             )
-        self._upstream = upstream
-        file_bytes = found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0
-        self._watch(self._watch_use(upstream, generation))
-        following = self._watch(self._follow_log(process, tail, generation, file_bytes))
-        probing = self._watch(self._probe(upstream, generation))
-        self._watch(self._await_exit(process, tail, generation, (following, probing)))
-        if self.instance.state is State.LOADING:
-            self._watch(self._watch_load(process, generation))
-
-    def _watch(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._tell_failure)
-        self._watchers.append(task)
-        return task
-
-    def _tell_failure(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._at.service.log.error("an instance is no longer watched", instance=self._name, exc_info=error)
+        self._process = process
+        self._attendant = Attendant(self, self._at, self._watchers, process, tail, upstream, plan)
+        self._attendant.begin(found.size_bytes + found.projector_bytes if isinstance(found, ModelFound) else 0)
+        return self._attendant
 
     async def _end_watchers(self) -> None:
-        await end(*self._watchers)
-        self._watchers.clear()
+        await self._watchers.end()
+        if self._attendant is not None:
+            self._attendant.leave()
 
-    async def _doubt(self, killed: Process) -> None:
-        """Say when not even SIGKILL ends it: it waits in the kernel, for a device or a disk."""
-        await asyncio.sleep(KILLED_S)
-        if not killed.is_gone:
-            self._at.service.log.error("a llama-server cannot be killed", instance=self._name, pid=killed.pid)
+    # What its attendant notices on the way (`attending.Attended`).
 
-    async def _await_exit(
-        self, process: Process, tail: LineSource, generation: int, others: tuple["asyncio.Task[None]", ...]
-    ) -> None:
-        exit_code, signal = await process.wait()
-        await end(*others)
-        lines = await tail.finish()
-        self.tell(self._exited(generation, lines, exit_code=exit_code, signal=signal))
+    def note_log(self, read_bytes: int) -> None:
+        """In the record, for the next supervisor."""
+        if self._record is not None and self._record.log_bytes != read_bytes:
+            self._write_record(log_bytes=read_bytes)
 
-    def _exited(
-        self,
-        generation: int,
-        lines: tuple[str, ...],
-        *,
-        exit_code: int | None = None,
-        signal: str | None = None,
-        lost: bool = False,
-    ) -> ProcessExited:
-        fault = find_fault(
-            lines,
-            signal=signal,
-            loading=self.instance.state is State.LOADING,
-            llama_server=self._plan is None or not self._plan.command,
-            oom_killed=not lost and self._at.oom_kills.now() > self._oom_kills,
-        )
-        return ProcessExited(
-            generation=generation,
-            exit_code=exit_code,
-            signal=signal,
-            last_lines=lines[-_LINES_TOLD:],
-            fault=fault,
-            lost=lost,
-        )
-
-    async def _follow_log(self, process: Process, tail: LineSource, generation: int, file_bytes: int) -> None:
-        next_progress = next_note = heard_at = 0.0
-        while True:
-            lines = tail.read()
-            now = time.monotonic()
-            if lines:
-                heard_at = now
-            if self.instance.state is State.LOADING:
-                self._lines += sum(self._health_path not in line for line in lines)
-                for line in lines:
-                    self._progress = load_progress.read_line(self._progress, line)
-                if now >= next_progress:
-                    next_progress = now + _PROGRESS_S
-                    self._report_progress(process, generation, file_bytes)
-                await asyncio.sleep(_LOG_BUSY_S)
-            else:
-                if not lines and now >= next_note:
-                    next_note = now + _NOTE_S
-                    self._note_log(tail)
-                silent = now - heard_at >= _SILENT_S
-                await _pause(_LOG_BUSY_S if lines else _LOG_SILENT_S if silent else _LOG_IDLE_S)
-
-    def _note_log(self, tail: LineSource) -> None:
-        if self._record is not None and self._record.log_bytes != tail.read_bytes:
-            self._write_record(log_bytes=tail.read_bytes)
-
-    async def _watch_load(self, process: Process, generation: int) -> None:
-        """Looks are counted, not the clock: a machine that was asleep has lost no time."""
-        every_s = min(_HEADWAY_S, self._limits.load_stall_s / 4)
-        headway = Headway(self._signs(process))
-        while self.instance.state is State.LOADING:
-            await asyncio.sleep(every_s)
-            headway = look_again(headway, self._signs(process), after_s=every_s)
-            self.tell(LoadStood(generation, headway.still_s))
-
-    def _signs(self, process: Process) -> Signs:
-        resident_bytes, read_bytes = process.growth_bytes()
-        return Signs(lines=self._lines, resident_bytes=resident_bytes, read_bytes=read_bytes)
-
-    @property
-    def _health_path(self) -> str:
-        plan = self._plan
-        return plan.health_path if plan is not None and plan.command else "/health"
-
-    def _report_progress(self, process: Process, generation: int, file_bytes: int) -> None:
-        self._progress = load_progress.read_memory(
-            self._progress, resident_bytes=process.resident_bytes(), file_bytes=file_bytes
-        )
-        # Of use only while it is new: while the bus is away it is not queued behind the facts that matter.
-        if not self._at.journal.waiting:
-            self.tell(LoadProgressed(generation, self._progress.stage, self._progress.ratio))
-
-    async def _probe(self, upstream: Upstream, generation: int) -> None:
-        settings = self._at.settings
-        if self.instance.state is State.LOADING:
-            self.tell(await self._first_answer(upstream, generation))
-            await asyncio.sleep(settings.probe_interval_s)
-        while True:
-            well = await upstream.probe_health(timeout_s=settings.probe_timeout_s) == 200
-            if not well:
-                self.tell(HealthMissed(generation))
-            else:
-                self._oom_kills = self._at.oom_kills.lately()
-                if self._vitals.missed:
-                    self.tell(HealthAnswered(generation))
-            await asyncio.sleep(settings.probe_interval_s)
-
-    async def _first_answer(self, upstream: Upstream, generation: int) -> HealthAnswered:
-        timeout_s = self._at.settings.probe_timeout_s
-        delay_s = _FIRST_PROBE_S
-        while (
-            await upstream.probe_health(timeout_s=timeout_s) != 200
-            or (props := await upstream.probe_props(timeout_s=timeout_s)) is None
-        ):
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 1.3, _LOADING_PROBE_S)
-        return HealthAnswered(generation, props.total_slots, props.default_generation_settings.n_ctx)
-
-    async def _watch_use(self, upstream: Upstream, generation: int) -> None:
-        """Tell of answers that stand still; let go what was started for a while, and is idle."""
-        settings, spec = self._at.settings, self._at.offers.spec(self.instance.model)
-        every_s = min(_USE_S, settings.answer_stall_s / 4, spec.replica_idle_s / 4)
-        work = Work()
-        while True:
-            await asyncio.sleep(every_s)
-            if self.instance.state is not State.READY:
-                self._say_stuck(0.0)
-                continue
-            use = await upstream.probe_use(timeout_s=settings.probe_timeout_s)
-            work = look_at_work(work, use, after_s=every_s)
-            self.tell(AnswersStood(generation, work.still_s))
-            self._say_stuck(work.still_s)
-            self._go_if_spare(work.idle_s)
-
-    def _say_stuck(self, still_s: float) -> None:
-        """Once, when it begins, and when it is over."""
-        stuck = still_s >= self._at.settings.answer_stall_s
-        if stuck is not self._stuck:
-            self._stuck = stuck
-            text = f"{self._name} looks well, and nothing of its answers has moved for {still_s:.0f} s."
-            self._at.service.remark(text if stuck else "", about=f"stuck {self._name}")
-            if stuck:
-                self._at.service.log.warning("an instance makes no headway", instance=self._name, for_s=round(still_s))
-
-    def _go_if_spare(self, idle_s: float) -> None:
+    def note_idle(self, idle_s: float) -> None:
+        """Let go what was started for a while."""
         spec = self._at.offers.spec(self.instance.model)
         if self.is_wanted and self.instance.index >= spec.replicas and idle_s >= spec.replica_idle_s:
             self.ask(Wanted(wanted=False, cause="idle", asked_ns=time.time_ns()))
-
-    async def _count_slots(self) -> None:
-        generation, upstream = self.instance.generation, self._upstream
-        tokens, moved = None, time.monotonic()
-        while upstream is not None and self.instance.state is State.DRAINING:
-            use = await upstream.probe_use(timeout_s=self._at.settings.probe_timeout_s)
-            if use is not None and (use.tokens is None or use.tokens != tokens):
-                tokens, moved = use.tokens, time.monotonic()
-            stalled = time.monotonic() - moved >= self._at.settings.answer_stall_s
-            if use is not None or stalled:
-                self.tell(SlotsCounted(generation, use.busy if use is not None else 1, stalled))
-            await asyncio.sleep(_SLOTS_S)
-
-
-async def _pause(seconds: float) -> None:
-    """Until just behind a multiple of it: all who pause for the same time wake up together, not one by one."""
-    # Not at the multiple itself: the loop's clock has milliseconds, and may ring a little before it.
-    await asyncio.sleep(seconds - time.monotonic() % seconds + _LATE_S)

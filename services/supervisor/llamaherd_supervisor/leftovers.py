@@ -6,10 +6,10 @@ from pathlib import Path
 
 from llamaherd_supervisor import adoption, instance_files
 from llamaherd_supervisor.adoption import Adopt, Left, Record, Running
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.lifecycle import Instance
 from llamaherd_supervisor.process import boot_id, end_processes, look
 from llamaherd_supervisor.projection import Known
+from llamaherd_supervisor.workplace import Workplace
 
 
 class Leftovers:

@@ -19,9 +19,10 @@ from llamaherd_shared.commands import (
 from llamaherd_shared.events.model import ModelFound
 from llamaherd_supervisor import reconcile
 from llamaherd_supervisor.eviction import Key
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.lifecycle import Instance, Reset, State, Wanted, has_crashes_to_forget
 from llamaherd_supervisor.reconcile import Load
+from llamaherd_supervisor.workplace import Workplace
 
 
 class Whois(msgspec.Struct, frozen=True):

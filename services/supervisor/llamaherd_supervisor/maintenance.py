@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from llamaherd_shared.commands import DrainNode, NodeDrainState
 from llamaherd_shared.events.node import NodeDrained, NodeResumed
 from llamaherd_supervisor.eviction import Key
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.lifecycle import ALIVE, DRAINED, Wanted
+from llamaherd_supervisor.workplace import Workplace
 
 
 class Maintenance:

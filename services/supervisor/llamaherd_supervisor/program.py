@@ -13,9 +13,9 @@ from llamaherd_shared.commands import HELP_TIMEOUT_S, DescribeParameters, Parame
 from llamaherd_shared.errors import Unavailable
 from llamaherd_supervisor import reconcile
 from llamaherd_supervisor.faults import find_fault
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.lifecycle import describe_ending
 from llamaherd_supervisor.parameters import parse_help
+from llamaherd_supervisor.workplace import Workplace
 
 _PATIENCE_S: Final = HELP_TIMEOUT_S - 5.0
 """The asker hears why in time."""

@@ -10,12 +10,13 @@ from llamaherd_shared.errors import Rejected
 from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.model_spec import Models
 from llamaherd_supervisor.folder import Folder
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.lifecycle import ALIVE, Wanted
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.pulls.entries import Entries
 from llamaherd_supervisor.reconcile import unmet_requirements
 from llamaherd_supervisor.settings import SupervisorSettings
+from llamaherd_supervisor.workplace import Workplace
 
 
 class Reloading:

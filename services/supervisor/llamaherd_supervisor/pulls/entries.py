@@ -16,11 +16,11 @@ from llamaherd_shared.events.model import ModelEvent, ModelFound
 from llamaherd_shared.events.pull import PullFinished
 from llamaherd_shared.tasks import end
 from llamaherd_supervisor.folder import Folder
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.pulls.fetch import Fetch
 from llamaherd_supervisor.pulls.handlers import Pulls
 from llamaherd_supervisor.reconcile import unmet_requirements
 from llamaherd_supervisor.repositories import Download
+from llamaherd_supervisor.workplace import Workplace
 
 _TELL_S: Final = 1.0
 """Between two looks how far a pull is; a whole percent more is told."""

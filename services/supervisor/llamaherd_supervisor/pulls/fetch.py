@@ -28,10 +28,10 @@ from llamaherd_shared.events.pull import (
 from llamaherd_shared.service import new_id
 from llamaherd_supervisor import store
 from llamaherd_supervisor.gguf_file import UnreadableGguf
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.pulls import pace
 from llamaherd_supervisor.pulls.part_file import PartFile, part_size
 from llamaherd_supervisor.pulls.plan import Plan, PlannedFile
+from llamaherd_supervisor.workplace import Workplace
 
 if TYPE_CHECKING:
     from llamaherd_supervisor.pulls.hub import Body, Hub

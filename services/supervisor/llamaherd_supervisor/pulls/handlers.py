@@ -14,12 +14,12 @@ from llamaherd_shared.errors import Conflict, NotFound, Rejected, Unavailable
 from llamaherd_shared.events.model import ModelRejected, ModelRemoved
 from llamaherd_shared.repository import parse_repository
 from llamaherd_supervisor import store
-from llamaherd_supervisor.handlers import Workplace
 from llamaherd_supervisor.pulls import pace
 from llamaherd_supervisor.pulls.fetch import Fetch, measure
 from llamaherd_supervisor.pulls.plan import Plan, plan_choice, plan_url
 from llamaherd_supervisor.pulls.repository import check_revision, choose
 from llamaherd_supervisor.settings import read_reference
+from llamaherd_supervisor.workplace import Workplace
 
 if TYPE_CHECKING:
     from llamaherd_supervisor.pulls.hub import Hub, Listing

@@ -17,7 +17,7 @@ from llamaherd_shared.tasks import end
 from llamaherd_shared.upstream_key import ROUTER, upstream_key
 from llamaherd_supervisor.adoption import Adopt, Left
 from llamaherd_supervisor.eviction import Key
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.journal import Journal
 from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.lifecycle import Instance, State, Wanted
@@ -29,6 +29,7 @@ from llamaherd_supervisor.router.news import Came, News, Told, forget, read_even
 from llamaherd_supervisor.router.preset import render_preset
 from llamaherd_supervisor.router.process import Child, find_child, write_preset
 from llamaherd_supervisor.router.upstream import RouterLost, RouterUpstream
+from llamaherd_supervisor.workplace import Workplace
 
 _AGAIN_S: Final = 0.2
 """Until a router whose events have ended is asked again, unless it has ended itself."""

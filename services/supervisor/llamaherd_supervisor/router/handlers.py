@@ -15,8 +15,9 @@ from llamaherd_shared.errors import HerdError, Rejected
 from llamaherd_shared.events.line import Line
 from llamaherd_shared.upstream_key import ROUTER
 from llamaherd_supervisor.adoption import Adopt, Left, Record, key_digest
+from llamaherd_supervisor.attending import Attendant
 from llamaherd_supervisor.command_line import render_mark
-from llamaherd_supervisor.handlers import Owner, Workplace
+from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.lifecycle import (
     ALIVE,
@@ -39,6 +40,7 @@ from llamaherd_supervisor.router.preset import find_obstacle
 from llamaherd_supervisor.router.process import Child, Ward
 from llamaherd_supervisor.router.upstream import RouterLost
 from llamaherd_supervisor.store import check_files
+from llamaherd_supervisor.workplace import Workplace
 
 _AGAIN_S: Final = 0.5
 """Until a router that was lost is asked again: it is started again by its own rules."""
@@ -81,7 +83,8 @@ class RoutedOwner(Owner):
             case Came():
                 self._inbox.put_nowait(_Came(child))
             case Advanced(share=share):
-                self._progress = read_share(self._progress, share)
+                if self._attendant is not None:
+                    self._attendant.progress = read_share(self._attendant.progress, share)
             case Went():
                 self._inbox.put_nowait(news)
 
@@ -157,7 +160,7 @@ class RoutedOwner(Owner):
             self._see(SpawnFailed(error.message))
             return
         self._told = plan.fitted(self._at.memory.context_tokens(self.key))
-        self._asking = self._watch(self._load(self._told))
+        self._asking = self._watchers.start(self._load(self._told))
 
     async def _load(self, plan: Plan) -> None:
         """Until the router has a process for it, or says why there will be none."""
@@ -224,10 +227,13 @@ class RoutedOwner(Owner):
             process_started_s=child.started_s,
         )
 
-    def _attend_ward(self, child: Child) -> None:
-        self._ward = Ward(child, partial(self._router.unload, self.instance.model))
+    def _attend_ward(self, child: Child) -> Attendant:
+        router = self._router
+        self._ward = Ward(child, partial(router.unload, self.instance.model))
         # It is asked itself how it is: through the router, only those that use it count.
-        self._attend(self._ward, self._router.lines.lines_of(child.port), host=self._router.host, port=child.port)
+        return self._attend(
+            self._ward, self._router.lines.lines_of(child.port), host=self._router.host, port=child.port
+        )
 
     def _key(self, generation: int) -> str:
         return self._router.key if self._ward is not None else super()._key(generation)
@@ -251,7 +257,6 @@ class RoutedOwner(Owner):
         self._record = record
         self._vitals = Vitals(watched_ns=time.time_ns())
         self._at.service.log.info("a model of the router adopted", instance=self._name, pid=child.pid)
-        self._attend_ward(child)
-        self._watch(self._count_slots())
+        self._attend_ward(child).count_slots()
         if record.plan is not None:
             await self._at.memory.adopt(self, record.plan)
