@@ -34,6 +34,8 @@ PULLS_KEPT: Final = 200
 State = Literal["stopped", "waiting", "loading", "ready", "draining", "stopping", "backoff", "failed"]
 InstanceKey = tuple[str, str, int]
 """(node, model, index)"""
+Spawn = tuple[InstanceKey, int]
+"""(instance, generation): one process."""
 ModelKey = tuple[str, str]
 """(node, model)"""
 
@@ -117,6 +119,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> InstanceKey:
         return (self.node, self.model, self.index)
+
+    @property
+    def spawn(self) -> Spawn:
+        """This process of it, and no later one."""
+        return (self.key, self.generation)
 
     @property
     def name(self) -> str:

@@ -14,10 +14,10 @@ from llamaherd_gateway.projection import (
     Alias,
     Fleet,
     Instance,
-    InstanceKey,
     Model,
     Node,
     Pull,
+    Spawn,
     evolve,
     evolve_alias,
     evolve_instance,
@@ -139,7 +139,7 @@ class View:
         self.table = build_table(fleet)
         self.away: frozenset[str] = frozenset()
         """Nodes whose supervisors are not heard any more."""
-        self._written_off: frozenset[tuple[InstanceKey, int]] = frozenset()
+        self._written_off: frozenset[Spawn] = frozenset()
         self.on_change: list[Callable[[], None]] = []
         """Called on the event loop after every change."""
         self._changed = asyncio.Event()
@@ -163,7 +163,7 @@ class View:
 
     def write_off(self, instance: Instance) -> None:
         """It cannot be reached, and the node that would tell why is away."""
-        self._written_off |= {(instance.key, instance.generation)}
+        self._written_off |= {instance.spawn}
         self._replace(self.fleet)
 
     def _committed(self, applied: Applied) -> None:

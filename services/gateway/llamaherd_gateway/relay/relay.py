@@ -14,7 +14,7 @@ from llamaherd_gateway.access.guard import Guard
 from llamaherd_gateway.access.limits import GOSSIP_S
 from llamaherd_gateway.conversations import Conversations
 from llamaherd_gateway.dialects.dialect import Facts
-from llamaherd_gateway.projection import Alias, Fleet, Instance, InstanceKey
+from llamaherd_gateway.projection import Alias, Fleet, Instance, InstanceKey, Spawn
 from llamaherd_gateway.relay.exchange import Exchange
 from llamaherd_gateway.relay.packing import Backlog
 from llamaherd_gateway.relay.pursuit import Pursuit
@@ -118,8 +118,8 @@ class Relay:
         self._loaded: set[str] = set()
         """Models in memory, or on the way to it."""
         self._affinity = Affinity()
-        self._shunned: dict[tuple[InstanceKey, int], float] = {}
-        """(instance, generation) -> until when, on the monotonic clock."""
+        self._shunned: dict[Spawn, float] = {}
+        """Until when, on the monotonic clock."""
         self._facts: dict[InstanceKey, Facts] = {}
         self._unloading: set[asyncio.Task[None]] = set()
         view.on_change.append(self._follow)
@@ -154,7 +154,7 @@ class Relay:
         else:
             ready = table.ready_for(exchange.model, self.demand_of(exchange))
         if but is not None:
-            ready = tuple(each for each in ready if (each.key, each.generation) != (but.key, but.generation))
+            ready = tuple(each for each in ready if each.spawn != but.spawn)
         if not ready:
             return None
         if len(ready) == 1:
@@ -174,12 +174,12 @@ class Relay:
         if instance.node in self._view.away:
             self._view.write_off(instance)
         else:
-            self._shunned[instance.key, instance.generation] = time.monotonic() + SHUN_S
+            self._shunned[instance.spawn] = time.monotonic() + SHUN_S
 
     def _without_shunned(self, ready: tuple[Instance, ...]) -> tuple[Instance, ...]:
         now = time.monotonic()
         self._shunned = {spawn: until_s for spawn, until_s in self._shunned.items() if until_s > now}
-        return tuple(instance for instance in ready if (instance.key, instance.generation) not in self._shunned)
+        return tuple(instance for instance in ready if instance.spawn not in self._shunned)
 
     def possible_givers(self, exchange: Exchange) -> Sequence[Instance]:
         """One of these gives the answer that a request is about, through another gateway; empty: it is known which."""

@@ -123,8 +123,7 @@ class Loader:
         Raises `StillThere` when the news does not come.
         """
         began = time.monotonic()
-        spawn = (lost.key, lost.generation)
-        while any((ready.key, ready.generation) == spawn for ready in self._view.table.ready.get(lost.model, ())):
+        while any(ready.spawn == lost.spawn for ready in self._view.table.ready.get(lost.model, ())):
             if lost.node in self._view.away:
                 # The one who would tell is gone as well.
                 self._view.write_off(lost)

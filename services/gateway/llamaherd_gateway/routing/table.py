@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from llamaherd_gateway.projection import Fleet, Instance, InstanceKey
+from llamaherd_gateway.projection import Fleet, Instance, InstanceKey, Spawn
 from llamaherd_shared.errors import Unavailable
 from llamaherd_shared.model_options import LoadOptions, satisfies
 
@@ -40,15 +40,15 @@ def _has(instance: Instance, options: LoadOptions) -> bool:
     return satisfies(options, instance.options, context_tokens=instance.context_tokens, slots=instance.slots)
 
 
-def build_table(fleet: Fleet, written_off: Container[tuple[InstanceKey, int]] = ()) -> Table:
+def build_table(fleet: Fleet, written_off: Container[Spawn] = ()) -> Table:
     """A ready instance stays in even when its node's supervisor is gone: it outlives it.
 
-    `written_off`: (instance, generation) of those that are said to be ready by a node that is gone, and are not.
+    `written_off`: those that are said to be ready by a node that is gone, and are not.
     """
     ready: dict[str, tuple[Instance, ...]] = {}
     for key in sorted(fleet.instances):
         instance = fleet.instances[key]
-        if instance.state == "ready" and (key, instance.generation) not in written_off:
+        if instance.state == "ready" and instance.spawn not in written_off:
             ready[instance.model] = (*ready.get(instance.model, ()), instance)
     here = [model for model in fleet.models.values() if _joined(fleet, model.node)]
     known = {model.model for model in here if model.rejected is None} | set(ready)
