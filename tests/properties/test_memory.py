@@ -131,8 +131,13 @@ def test_memory_is_never_promised_twice_nobody_at_work_is_unloaded_and_every_wai
     request: pytest.FixtureRequest,
 ) -> None:
     histories = request.config.getoption("--histories")
-    # To the terminal, past what is captured.
-    Lives.tell = request.config.pluginmanager.getplugin("terminalreporter").write_line
+    plugins = request.config.pluginmanager
+
+    def tell(line: str) -> None:
+        with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f" {line}", flush=True)
+
+    Lives.tell = staticmethod(tell)
 
     run_state_machine_as_test(
         Lives,

@@ -1,6 +1,7 @@
 """Watches one process of an instance from its start to its end, and tells the instance's owner what it sees."""
 
 import asyncio
+import random
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
@@ -271,6 +272,8 @@ class Attendant:
     async def _count_slots(self) -> None:
         settings = self._at.settings
         tokens, moved = None, time.monotonic()
+        # Of a node that stops all instances are drained at once: not all are asked at once.
+        await asyncio.sleep(_SLOTS_S * random.random())
         while self._state is State.DRAINING:
             use = await self.upstream.probe_use(timeout_s=settings.probe_timeout_s)
             if use is not None and (use.tokens is None or use.tokens != tokens):

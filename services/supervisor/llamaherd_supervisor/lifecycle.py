@@ -676,7 +676,8 @@ def next_action(instance: Instance, vitals: Vitals, wanted: Wanted, *, limits: L
             return Signal("unhealthy", kill=True) if ill else None
         case State.DRAINING:
             for_s = min(for_s, (now_ns - vitals.watched_ns) / 1e9)
-            return _wait_or(Signal(instance.cause), _drain_s(instance, vitals, wanted, limits) - for_s)
+            cause = wanted.cause if _is_overtaken(instance, wanted) else instance.cause
+            return _wait_or(Signal(cause), _drain_s(instance, vitals, wanted, limits) - for_s)
         case State.STOPPING:
             return _wait_or(Signal(instance.cause, kill=True), limits.stop_timeout_s - for_s)
 
@@ -689,9 +690,14 @@ def _drain_s(instance: Instance, vitals: Vitals, wanted: Wanted, limits: Limits)
     """
     if vitals.busy_slots == 0:
         return _DRAIN_GRACE_S
-    patient = _is_patient(instance.cause) and (wanted.wanted or _is_patient(wanted.cause))
+    patient = _is_patient(instance.cause) and not _is_overtaken(instance, wanted)
     works = vitals.busy_slots is not None and not vitals.stalled and vitals.missed < limits.max_missed
     return limits.evict_timeout_s if works and patient else limits.drain_timeout_s
+
+
+def _is_overtaken(instance: Instance, wanted: Wanted) -> bool:
+    """Whether somebody has unloaded it while it was drained with more patience than that has."""
+    return _is_patient(instance.cause) and not wanted.wanted and not _is_patient(wanted.cause)
 
 
 def _is_patient(cause: str) -> bool:

@@ -6,13 +6,14 @@ and an idle one would keep one of its few HTTP threads.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from llamaherd_shared.model_options import ModelOptions
 from llamaherd_supervisor.work import Use
 
+_MAX_HEAD_BYTES: Final = 2**16
 _MAX_ANSWER_BYTES: Final = 8 * 2**20
 """`GET /slots` carries the prompts of busy slots in some versions."""
 
@@ -80,24 +81,59 @@ class Upstream:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._exchange(path)
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (OSError, TimeoutError, ValueError):
             return None
 
     async def _exchange(self, path: str) -> tuple[int, bytes]:
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        loop = asyncio.get_running_loop()
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"Authorization: Bearer {self._api_key}\r\nConnection: close\r\n\r\n".encode()
+        )
+        question = _Question(request, loop.create_future())
+        transport, _ = await loop.create_connection(lambda: question, self._host, self._port)
         try:
-            writer.write(
-                f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-                f"Authorization: Bearer {self._api_key}\r\nConnection: close\r\n\r\n".encode()
-            )
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            _, _, length = head.partition("\r\ncontent-length:")
-            count = int(length.partition("\r\n")[0] or 0)
-            if count > _MAX_ANSWER_BYTES:
-                raise ValueError(f"{path} answers with {count} bytes")
-            return int(head.split(" ", 2)[1]), await reader.readexactly(count)
+            return await question.answered
         finally:
-            writer.close()
+            transport.abort()
+
+
+class _Question(asyncio.Protocol):
+    """A request on a connection of its own. Its streams would cost asyncio as much again, for each of many probes."""
+
+    def __init__(self, request: bytes, answered: "asyncio.Future[tuple[int, bytes]]") -> None:
+        """`answered`: with status and body, or with `OSError` or `ValueError`."""
+        self._request, self.answered = request, answered
+        self._data = bytearray()
+        self._head_size = self._size = 0
+        """Of the answer's head, and of all of it; 0 until the head is here."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if self.answered.done():
+            return
+        try:
+            self._take()
+        except (ValueError, IndexError):
+            self.answered.set_exception(ValueError("this is no HTTP"))
+
+    def _take(self) -> None:
+        if not self._size and (b"\r\n\r\n" in self._data or len(self._data) > _MAX_HEAD_BYTES):
+            self._head_size = self._data.index(b"\r\n\r\n") + 4
+            _, _, length = self._data[: self._head_size].lower().partition(b"\r\ncontent-length:")
+            self._size = self._head_size + int(length.partition(b"\r\n")[0] or 0)
+            if self._size > _MAX_ANSWER_BYTES:
+                raise ValueError(self._size)
+        if self._size and len(self._data) >= self._size:
+            status = int(self._data.split(b" ", 2)[1])
+            self.answered.set_result((status, bytes(self._data[self._head_size : self._size])))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(error or ConnectionError("the connection ended before the answer did"))
 
 
 class OtherServer(Upstream):

@@ -560,6 +560,7 @@ TODO: dict[str, tuple[list[InstanceEvent], Vitals, Wanted, float, Action | None]
     "evicted, busy": ([started(), ready(), EVICTED], BUSY, FOR_A, 1002, Wait(2600.0)),
     "evicted, busy, and wanted again": ([started(), ready(), EVICTED], BUSY, YES, 1002, Wait(2600.0)),
     "evicted, busy, and unloaded": ([started(), ready(), EVICTED], BUSY, NO, 12, Wait(20.0)),
+    "evicted, busy, and unloaded for long": ([started(), ready(), EVICTED], BUSY, NO, 32, Signal("unload")),
     "evicted, busy for ever": ([started(), ready(), EVICTED], BUSY, FOR_A, 3602, Signal("evicted for a")),
     "evicted, busy and stuck": (
         [started(), ready(), EVICTED],
