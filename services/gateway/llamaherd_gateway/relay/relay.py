@@ -47,9 +47,6 @@ SHUN_S: Final = 10.0
 """How long an instance that broke a connection is asked last: until it is known what has become of it."""
 RECORD_S: Final = 0.02
 """How long events are collected. A message for each would cost more than the request it tells of."""
-EVENTS_TOGETHER: Final = 8
-"""Exchanges whose events are written in one go: the code is fast only once the processor has it at hand. Few, because a
-request that comes in between waits for some 0.1 ms."""
 BUS_BUSY: Final = 64
 """Messages that wait in the bus, from which on events are kept here: they leave in larger packs when it has room.
 Enough for 6,400 messages a second; 64 packs are 13 MB at most, stored well before the bus would send them again."""
@@ -334,7 +331,7 @@ class Relay:
 
         Right behind an answer there is none: a client that asks one thing after the other has the next request ready.
         """
-        if len(self._complete) >= EVENTS_TOGETHER and not self._writing:
+        if self._complete and not self._writing:
             self._writing = True
             self._loop.call_soon(self._write_events)
 
