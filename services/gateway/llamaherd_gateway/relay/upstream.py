@@ -29,6 +29,9 @@ IDLE_CONNECTIONS: Final = 64
 SPARE_CONNECTIONS: Final = 2
 """Opened before they are needed, while an instance streams. Few: each holds one of llama-server's threads, of which
 it may have no more than its slots and four."""
+SPARE_S: Final = 0.005
+"""From the end of a stream until a spare connection takes its place: the client may have its next request ready, which
+does not wait for that."""
 STARTS_REMEMBERED: Final = 64
 HEADS_REMEMBERED: Final = 256
 """Of answers with a length: short ones have few different lengths, and so few different heads."""
@@ -245,6 +248,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._dialling: set[asyncio.Task[None]] = set()
         """Connections that nobody waits for yet."""
+        self._replenishing: asyncio.TimerHandle | None = None
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
         self._starts: dict[tuple[str, str], bytes] = {}
         self.heads: dict[bytes, Head] = {}
@@ -292,8 +296,13 @@ class Pool:
         return connection
 
     def replenish(self) -> None:
-        """Open a connection for the next request: llama-server has closed one after a stream, as it always does."""
-        if not self._retired and len(self._idle) + len(self._dialling) < SPARE_CONNECTIONS:
+        """Open connections for the next requests: llama-server has closed one after a stream, as it always does."""
+        if not self._retired and self._replenishing is None:
+            self._replenishing = self._loop.call_later(SPARE_S, self._dial_spares)
+
+    def _dial_spares(self) -> None:
+        self._replenishing = None
+        while not self._retired and len(self._idle) + len(self._dialling) < SPARE_CONNECTIONS:
             task = self._loop.create_task(self._dial_spare())
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
@@ -326,6 +335,8 @@ class Pool:
         self._idle.clear()
         for task in self._dialling:
             task.cancel()
+        if self._replenishing is not None:
+            self._replenishing.cancel()
         if gone:
             self._loop.call_later(GONE_GRACE_S, self.abort)
 
