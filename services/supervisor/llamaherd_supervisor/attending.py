@@ -1,7 +1,6 @@
 """Watches one process of an instance from its start to its end, and tells the instance's owner what it sees."""
 
 import asyncio
-import random
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
@@ -147,6 +146,7 @@ class Attendant:
 
     async def _await_exit(self, *others: "asyncio.Task[None]") -> None:
         exit_code, signal = await self._process.wait()
+        await self._at.turns.take()
         await end(*others)
         lines = await self._tail.finish()
         self._owner.tell(
@@ -172,6 +172,7 @@ class Attendant:
         tail = self._tail
         next_progress = next_note = heard_at = 0.0
         while True:
+            await self._at.turns.take()
             lines = tail.read()
             now = time.monotonic()
             if lines:
@@ -272,9 +273,8 @@ class Attendant:
     async def _count_slots(self) -> None:
         settings = self._at.settings
         tokens, moved = None, time.monotonic()
-        # Of a node that stops all instances are drained at once: not all are asked at once.
-        await asyncio.sleep(_SLOTS_S * random.random())
         while self._state is State.DRAINING:
+            await self._at.turns.take()
             use = await self.upstream.probe_use(timeout_s=settings.probe_timeout_s)
             if use is not None and (use.tokens is None or use.tokens != tokens):
                 tokens, moved = use.tokens, time.monotonic()

@@ -189,6 +189,7 @@ class Owner:
             self._log_files.flush()
 
     async def _step(self) -> None:
+        await self._at.turns.take()
         action = next_action(self.instance, self._vitals, self._wanted, limits=self._limits, now_ns=time.time_ns())
         if not may_have_memory(self.instance, self._wanted):
             self._at.memory.release(self.key)

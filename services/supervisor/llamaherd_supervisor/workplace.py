@@ -16,6 +16,7 @@ from llamaherd_supervisor.memory import Memory
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.process import OomKills, Ports
 from llamaherd_supervisor.settings import SupervisorSettings
+from llamaherd_supervisor.turns import Turns
 
 HOST: Final = "127.0.0.1"
 
@@ -39,6 +40,8 @@ class Workplace:
     """Held by the owner that starts a process."""
     ports: Ports = field(default_factory=lambda: Ports(HOST))
     oom_kills: OomKills = field(default_factory=OomKills)
+    turns: Turns = field(default_factory=Turns)
+    """Taken before anything that many instances may have to do in the same moment."""
 
     @property
     def node(self) -> str:
