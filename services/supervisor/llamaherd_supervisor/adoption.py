@@ -19,7 +19,8 @@ from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.upstream_key import upstream_key
 from llamaherd_supervisor.command_line import is_marked, matches
 from llamaherd_supervisor.launching import Plan
-from llamaherd_supervisor.lifecycle import ALIVE, Instance, Observation, ProcessExited, Spawned
+from llamaherd_supervisor.lifecycle import ALIVE, Instance
+from llamaherd_supervisor.observations import Observation, ProcessExited, Spawned
 
 _SAME_START_S: Final = 1.5
 """Start times of one process as two supervisors see them may differ by the clock's corrections meanwhile."""

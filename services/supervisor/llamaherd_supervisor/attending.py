@@ -9,20 +9,19 @@ from llamaherd_shared.tasks import end
 from llamaherd_supervisor import load_progress
 from llamaherd_supervisor.faults import find_fault
 from llamaherd_supervisor.launching import Plan
-from llamaherd_supervisor.lifecycle import (
+from llamaherd_supervisor.lifecycle import Instance, State
+from llamaherd_supervisor.load_progress import LoadProgress
+from llamaherd_supervisor.load_time import Headway, Signs, look_again
+from llamaherd_supervisor.observations import (
     AnswersStood,
     HealthAnswered,
     HealthMissed,
-    Instance,
     LoadProgressed,
     LoadStood,
     Observation,
     ProcessExited,
     SlotsCounted,
-    State,
 )
-from llamaherd_supervisor.load_progress import LoadProgress
-from llamaherd_supervisor.load_time import Headway, Signs, look_again
 from llamaherd_supervisor.process import KILLED_S, Process
 from llamaherd_supervisor.tail import LineSource
 from llamaherd_supervisor.upstream import Upstream

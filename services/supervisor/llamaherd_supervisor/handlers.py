@@ -34,18 +34,10 @@ from llamaherd_supervisor.lifecycle import (
     ALIVE,
     EVICTED,
     Drain,
-    DrainBegan,
     Forget,
-    Forgotten,
     Instance,
-    MemoryAwaited,
-    MemoryRefused,
-    Observation,
     Signal,
-    Signalled,
     Spawn,
-    Spawned,
-    SpawnFailed,
     State,
     Vitals,
     Wait,
@@ -59,6 +51,16 @@ from llamaherd_supervisor.lifecycle import (
     next_action,
     notice,
     observe,
+)
+from llamaherd_supervisor.observations import (
+    DrainBegan,
+    Forgotten,
+    MemoryAwaited,
+    MemoryRefused,
+    Observation,
+    Signalled,
+    Spawned,
+    SpawnFailed,
 )
 from llamaherd_supervisor.offers import Offers
 from llamaherd_supervisor.process import CannotSpawn, Process, boot_id

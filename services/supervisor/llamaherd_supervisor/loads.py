@@ -20,7 +20,8 @@ from llamaherd_shared.events.model import ModelFound
 from llamaherd_supervisor import reconcile
 from llamaherd_supervisor.eviction import Key
 from llamaherd_supervisor.handlers import Owner
-from llamaherd_supervisor.lifecycle import Instance, Reset, State, Wanted, has_crashes_to_forget
+from llamaherd_supervisor.lifecycle import Instance, State, Wanted, has_crashes_to_forget
+from llamaherd_supervisor.observations import Reset
 from llamaherd_supervisor.reconcile import Load
 from llamaherd_supervisor.workplace import Workplace
 

@@ -31,16 +31,9 @@ from llamaherd_supervisor.eviction import Await, Evict, Grant, Key, Refuse, Wish
 from llamaherd_supervisor.gpu_listing import visible_numbers
 from llamaherd_supervisor.launching import Plan
 from llamaherd_supervisor.ledger import Ledger, Standing
-from llamaherd_supervisor.lifecycle import (
-    EVICTED,
-    Instance,
-    MemoryAwaited,
-    MemoryMeasured,
-    MemoryRefused,
-    Observation,
-    Wanted,
-)
+from llamaherd_supervisor.lifecycle import EVICTED, Instance, Wanted
 from llamaherd_supervisor.needs import Need, Needs, in_router
+from llamaherd_supervisor.observations import MemoryAwaited, MemoryMeasured, MemoryRefused, Observation
 from llamaherd_supervisor.router.preset import find_obstacle
 from llamaherd_supervisor.settings import SupervisorSettings
 from llamaherd_supervisor.work import Use

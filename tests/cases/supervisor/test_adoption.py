@@ -18,7 +18,8 @@ from llamaherd_supervisor.adoption import (
     find_place,
     key_digest,
 )
-from llamaherd_supervisor.lifecycle import ALIVE, Instance, ProcessExited, Spawned, State
+from llamaherd_supervisor.lifecycle import ALIVE, Instance, State
+from llamaherd_supervisor.observations import ProcessExited, Spawned
 
 SECRET = b"s3cret"
 BOOT = "boot-1"

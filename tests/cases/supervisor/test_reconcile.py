@@ -11,7 +11,8 @@ from llamaherd_shared.events.model import ModelEvent, ModelFound, ModelRejected,
 from llamaherd_shared.model_options import LoadOptions
 from llamaherd_shared.model_spec import ModelSpec
 from llamaherd_supervisor.adoption import Adopt, Found, Gone, Record, Running
-from llamaherd_supervisor.lifecycle import Instance, Spawned, State, Wanted
+from llamaherd_supervisor.lifecycle import Instance, State, Wanted
+from llamaherd_supervisor.observations import Spawned
 from llamaherd_supervisor.reconcile import Load, decide_load, decide_unload, heed, next_replica, wanted_after_restart
 
 CRIA = ModelFound(

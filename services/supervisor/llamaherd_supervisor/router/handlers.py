@@ -19,20 +19,9 @@ from llamaherd_supervisor.attending import Attendant
 from llamaherd_supervisor.command_line import render_mark
 from llamaherd_supervisor.handlers import Owner
 from llamaherd_supervisor.launching import Plan
-from llamaherd_supervisor.lifecycle import (
-    ALIVE,
-    EVICTED,
-    DrainBegan,
-    Instance,
-    Observation,
-    Signalled,
-    Spawned,
-    SpawnFailed,
-    State,
-    Vitals,
-    Wanted,
-)
+from llamaherd_supervisor.lifecycle import ALIVE, EVICTED, Instance, State, Vitals, Wanted
 from llamaherd_supervisor.load_progress import read_share
+from llamaherd_supervisor.observations import DrainBegan, Observation, Signalled, Spawned, SpawnFailed
 from llamaherd_supervisor.process import Ending, boot_id
 from llamaherd_supervisor.router.app import Router
 from llamaherd_supervisor.router.news import Advanced, Came, News, Went
