@@ -252,7 +252,7 @@ def test_pull_that_failed_is_tried_again_by_a_load(place: Place) -> None:
 
         assert told.reason == (
             f"it could not be downloaded from {place.repository}:Q8_0: 127.0.0.1 cannot answer now (503);"
-            " `llamaherd load gemma` tries again"
+            " it is tried again in 60 s, and `llamaherd load gemma` tries at once"
         )
         assert told.retry_after_s is None
         assert str(refused) == f"gemma cannot be loaded yet: it is being downloaded from {place.repository}:Q8_0"
@@ -260,6 +260,39 @@ def test_pull_that_failed_is_tried_again_by_a_load(place: Place) -> None:
         await herd.state(State.READY)
 
     place.run(body)
+
+
+def test_pull_that_failed_is_tried_again_by_itself_each_time_after_twice_the_wait(place: Place) -> None:
+    place.node.configure({"gemma": place.entry})
+    place.hub.switches = Switches(refuse_listing=[(503, {})] * 6)
+
+    async def body(herd: Herd) -> None:
+        await found(herd)
+
+        reasons = [fact.reason for fact in rejections(herd) if "could not" in fact.reason]
+        waits = [wait[1] for reason in reasons if (wait := re.search(r"tried again in ([\d.]+) s", reason))]
+        assert waits == ["0.05", "0.1", "0.2"]
+
+    place.run(body, pull_again_s=0.05)
+
+
+def test_pull_that_failed_is_not_tried_again_once_its_entry_is_gone(place: Place) -> None:
+    """Another one that fails after it is tried again: by then it would have been as well."""
+    place.node.configure({"gemma": place.entry})
+    place.hub.switches = Switches(refuse_listing=[(503, {})] * 4)
+
+    async def body(herd: Herd) -> None:
+        await rejected(herd, "could not be downloaded")
+        place.node.configure({})
+        await removed(herd)
+        asked = len(place.hub.seen)
+        place.node.configure({"other": {**place.entry, "repository": f"{place.repository}:Q2_K"}})
+        await reload(herd)
+        await found(herd, "other")
+
+        assert not [each for each in place.hub.seen[asked:] if "Q8_0" in each.path]
+
+    place.run(body, pull_again_s=0.3)
 
 
 def test_pull_that_failed_is_tried_again_by_a_reload_and_goes_on_where_it_broke(place: Place) -> None:

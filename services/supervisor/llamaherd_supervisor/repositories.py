@@ -30,6 +30,8 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     """0: not known yet."""
     failure: str = ""
     """Why it did not come: one sentence."""
+    again_s: float = 0.0
+    """From then until it is tried again; 0: not by itself."""
     unfit: str = ""
     """Why this node is not to have it: what the model requires."""
 
@@ -93,5 +95,7 @@ def _reason(model: str, download: Download) -> str:
         return f"it is being downloaded from {download.repository}{so_far}"
     again = f"`llamaherd load {model}`"
     if download.failure:
-        return f"it could not be downloaded from {download.repository}: {download.failure}; {again} tries again"
+        later = f"it is tried again in {download.again_s:g} s, and {again} tries at once"
+        when = later if download.again_s else f"{again} tries again"
+        return f"it could not be downloaded from {download.repository}: {download.failure}; {when}"
     return f"it is not in the models folder: {again} downloads it from {download.repository}"

@@ -81,6 +81,12 @@ def test_file_that_came_for_the_entry_counts_wherever_it_is() -> None:
             None,
         ),
         (
+            Download(repository="a/b:Q8_0", failure="the disk is full", again_s=120),
+            "it could not be downloaded from a/b:Q8_0: the disk is full;"
+            " it is tried again in 120 s, and `llamaherd load gemma` tries at once",
+            None,
+        ),
+        (
             Download(repository="a/b:Q8_0", unfit="it requires gpu: h200"),
             "a/b:Q8_0 is not downloaded to this node: it requires gpu: h200",
             None,

@@ -22,6 +22,8 @@ from llamaherd_supervisor.reconcile import unmet_requirements
 from llamaherd_supervisor.repositories import Download
 from llamaherd_supervisor.workplace import Workplace
 
+_AGAIN_MOST_S: Final = 3600.0
+"""Between two pulls that fail."""
 _TELL_S: Final = 1.0
 """Between two looks how far a pull is; a whole percent more is told."""
 
@@ -44,6 +46,10 @@ class Entries:
         self._followed: dict[str, Fetch] = {}
         """By model; two entries may wait for one pull."""
         self._dropped: set[asyncio.Task[None]] = set()
+        self._failures: dict[str, int] = {}
+        """Pulls of it that have failed, one after the other."""
+        self._again: dict[str, asyncio.TimerHandle] = {}
+        self._trying: set[asyncio.Task[None]] = set()
         self._closing = False
 
     def take_up(self, known: Mapping[str, ModelEvent]) -> None:
@@ -59,6 +65,8 @@ class Entries:
         named = self._at.offers.repositories
         for model in [model for model, known in self._downloads.items() if named.get(model) != known.repository]:
             del self._downloads[model]
+            self._failures.pop(model, None)
+            self._do_not_try_again(model)
             if (task := self._tasks.pop(model, None)) is not None:
                 self._dropped.add(task)
                 task.add_done_callback(self._dropped.discard)
@@ -88,7 +96,9 @@ class Entries:
     async def close(self) -> None:
         """Follow no pull any more; none is ended by this."""
         self._closing = True
-        await end(*self._tasks.values(), *self._dropped)
+        for model in list(self._again):
+            self._do_not_try_again(model)
+        await end(*self._tasks.values(), *self._dropped, *self._trying)
 
     def _expect(self, model: str) -> None:
         known = self._downloads.get(model)
@@ -102,6 +112,7 @@ class Entries:
         )
 
     def _start(self, model: str) -> None:
+        self._do_not_try_again(model)
         self._tasks[model] = asyncio.create_task(self._pull(model, self._downloads[model].repository))
 
     async def _pull(self, model: str, repository: str) -> None:
@@ -114,10 +125,32 @@ class Entries:
             failure = "this is a bug in llamaherd: the log of `supervisor` has more"
             outcome = Download(repository=repository, failure=failure)
         del self._tasks[model]
+        if outcome.failure:
+            outcome = msgspec.structs.replace(outcome, again_s=self._try_again_later(model))
+        else:
+            self._failures.pop(model, None)
         self._downloads[model] = outcome
         await self._folder.tell_anew()
         if outcome.path:
             self._arrived()
+
+    def _try_again_later(self, model: str) -> float:
+        """In so many seconds; 0: only when somebody wants it."""
+        failures = self._failures[model] = self._failures.get(model, 0) + 1
+        again_s = min(_AGAIN_MOST_S, self._at.settings.pull_again_s * 2.0 ** min(failures - 1, 20))
+        if again_s and not self._closing:
+            self._again[model] = asyncio.get_running_loop().call_later(again_s, self._try_again, model)
+        return again_s
+
+    def _try_again(self, model: str) -> None:
+        del self._again[model]
+        trying = asyncio.create_task(self.retry(model))
+        self._trying.add(trying)
+        trying.add_done_callback(self._trying.discard)
+
+    def _do_not_try_again(self, model: str) -> None:
+        if (timer := self._again.pop(model, None)) is not None:
+            timer.cancel()
 
     async def _fetch(self, model: str, repository: str) -> Download:
         """How it ended. Raises why it could not begin."""
