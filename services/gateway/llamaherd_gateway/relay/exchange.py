@@ -406,11 +406,11 @@ class Exchange:
             self.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
 
     def _pass_on(self, head: Head, body: bytes) -> None:
-        """All of an answer that goes to the client as it came."""
+        """All of an answer that goes to the client as it came: first of all, what it means to us is found out later."""
+        self._write(self._answer.pass_on(head, body, self._own_headers()))
         self._first_at = self.heard_at if body else 0.0
         self._tail.feed(body)
         self._leave_instance()
-        self._write(self._answer.pass_on(head, body, self._own_headers()))
         self._finish("ok", None)
 
     def _translate(self, body: bytes, end: bool, out: list[bytes]) -> None:

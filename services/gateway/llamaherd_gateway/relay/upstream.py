@@ -170,8 +170,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # nothing was asked: this connection cannot be trusted
             return
         if not self._any_bytes and (head := self._recall(data)) is not None:
-            self._finish()
             receiver.received(head, data[-head.length :] if head.length else b"", True)
+            self._finish()
             return
         starts, self._any_bytes = not self._any_bytes, True
         try:
