@@ -91,11 +91,15 @@ class Upstream:
             f"Authorization: Bearer {self._api_key}\r\nConnection: close\r\n\r\n".encode()
         )
         question = _Question(request, loop.create_future())
-        transport, _ = await loop.create_connection(lambda: question, self._host, self._port)
         try:
-            return await question.answered
+            transport, _ = await loop.create_connection(lambda: question, self._host, self._port)
+            try:
+                return await question.answered
+            finally:
+                transport.abort()
         finally:
-            transport.abort()
+            # Nobody asks any more how it ends.
+            question.answered.cancel()
 
 
 class _Question(asyncio.Protocol):
