@@ -630,6 +630,31 @@ def test_a_reader_that_stopped_holds_the_upstream_back_and_no_memory(
     run(scenario)
 
 
+def test_a_reader_that_stopped_leaves_connections_to_llama_server_fit_for_others(
+    gateway: GatewayProcess, run: Any, model: str
+) -> None:
+    async def scenario(herd: Herd) -> None:
+        await herd.add_ready_model(model)
+        reader, writer = await connect(gateway)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=5) as client:
+            # Small answers, each read in one piece, and more in all than the kernel holds for a client on this machine.
+            # Each has a length of its own: heads that are known take another way.
+            for number in range(200):
+                writer.write(request_bytes("/tokenize", {"model": model, "content": "x" * (6_000 + number)}))
+                asked = (client.post("/tokenize", json={"model": model, "content": "hi"}) for _ in range(3))
+                for answer in await asyncio.gather(*asked):
+                    assert answer.json() == {"tokens": [104, 105]}
+
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        for number in range(200):
+            status, _, body = await asyncio.wait_for(read_answer(reader), 20)
+            assert (status, len(json.loads(body)["tokens"])) == (200, 6_000 + number)
+        writer.close()
+
+    run(scenario)
+
+
 def test_garbage_is_refused_and_hurts_nobody(gateway: GatewayProcess) -> None:
     async def main() -> None:
         for garbage in (

@@ -407,6 +407,8 @@ class Exchange:
 
     def _pass_on(self, head: Head, body: bytes) -> None:
         """All of an answer that goes to the client as it came: first of all, what it means to us is found out later."""
+        # A client that does not keep up has nothing to pause any more.
+        self._connection = None
         self._write(self._answer.pass_on(head, body, self._own_headers()))
         self._first_at = self.heard_at if body else 0.0
         self._tail.feed(body)

@@ -249,6 +249,8 @@ class Pool:
         self._dialling: set[asyncio.Task[None]] = set()
         """Connections that nobody waits for yet."""
         self._replenishing: asyncio.TimerHandle | None = None
+        self._ended = 0
+        """Connections that llama-server has closed since it was last replenished."""
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
         self._starts: dict[tuple[str, str], bytes] = {}
         self.heads: dict[bytes, Head] = {}
@@ -296,13 +298,16 @@ class Pool:
         return connection
 
     def replenish(self) -> None:
-        """Open connections for the next requests: llama-server has closed one after a stream, as it always does."""
+        """Open a connection for the next request: llama-server has closed one after a stream, as it always does."""
+        self._ended += 1
         if not self._retired and self._replenishing is None:
             self._replenishing = self._loop.call_later(SPARE_S, self._dial_spares)
 
     def _dial_spares(self) -> None:
         self._replenishing = None
-        while not self._retired and len(self._idle) + len(self._dialling) < SPARE_CONNECTIONS:
+        missing = min(self._ended, SPARE_CONNECTIONS - len(self._idle) - len(self._dialling))
+        self._ended = 0
+        for _ in range(missing if not self._retired else 0):
             task = self._loop.create_task(self._dial_spare())
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
