@@ -20,7 +20,16 @@ from harness.nats import NatsServer
 from harness.random_gguf import write_random_gguf
 from harness.random_projector import write_random_projector
 from harness.supervisor import Herd, Node, herd_of
-from llamaherd_shared.commands import DeleteModel, ModelDeleted, PullAccepted, PullModel, ReloadConfiguration, Reloaded
+from llamaherd_shared.commands import (
+    CancelPull,
+    DeleteModel,
+    ModelDeleted,
+    PullAccepted,
+    PullCancelled,
+    PullModel,
+    ReloadConfiguration,
+    Reloaded,
+)
 from llamaherd_shared.errors import Rejected, Unavailable
 from llamaherd_shared.events.instance import InstanceStarted
 from llamaherd_shared.events.model import ModelFound, ModelRejected, ModelRemoved
@@ -293,6 +302,24 @@ def test_pull_that_failed_is_not_tried_again_once_its_entry_is_gone(place: Place
         assert not [each for each in place.hub.seen[asked:] if "Q8_0" in each.path]
 
     place.run(body, pull_again_s=0.3)
+
+
+def test_pull_that_was_cancelled_or_is_of_nothing_that_there_is_is_not_tried_again_by_itself(place: Place) -> None:
+    place.hub.switches = Switches(hold_after=5000)
+    place.node.configure({"gemma": place.entry, "nothing": {"repository": "maker/There-Is-None-GGUF"}})
+
+    async def body(herd: Herd) -> None:
+        nothing = await rejected(herd, "could not be downloaded", "nothing")
+        (started,) = await until(lambda: pulls(herd, PullStarted), what="it has begun")
+        subject = herd.bus.subjects.command("supervisor", "pull-cancel", node=herd.node.name)
+        await herd.bus.request(subject, CancelPull(pull=started.pull), PullCancelled)
+        place.hub.go_on.set()
+        cancelled = await rejected(herd, "could not be downloaded")
+
+        for told, model in ((nothing, "nothing"), (cancelled, "gemma")):
+            assert told.reason.endswith(f"; `llamaherd load {model}` tries again")
+
+    place.run(body, pull_again_s=0.05)
 
 
 def test_pull_that_failed_is_tried_again_by_a_reload_and_goes_on_where_it_broke(place: Place) -> None:

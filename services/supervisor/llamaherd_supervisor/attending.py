@@ -89,7 +89,7 @@ class Attended(Protocol):
 
 
 class Attendant:
-    """Of one process: nothing here outlives it but the task that tells of its end."""
+    """Of one process. Its watchers end with it, or when another one takes its place."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Attendant:
         self._generation = owner.instance.generation
         self._name = f"{owner.instance.model}/{owner.instance.index}"
         self._oom_kills = at.oom_kills.now()
-        """Of this machine, when the process was last known to be well."""
+        """Of this machine, when the process was last known to be well, or up to a second before."""
         self.progress = LoadProgress(owner.instance.stage, owner.instance.ratio)
         self._lines = 0
         """Lines of its load that are its own, and no answer to our probes."""

@@ -96,8 +96,8 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     pull_backoff_s: Some = 1.0
     """Wait before the first repetition; doubles with each. A hub's `Retry-After` is waited out instead, up to 5 min."""
     pull_again_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
-    """Wait after a pull of a `repository` in `models` that was given up; doubles with each, up to an hour. 0: only
-    `load`, `reload` and the next start try again."""
+    """Wait after a pull of a `repository` in `models` that hub or network made fail; doubles with each, up to an hour.
+    0: only `load`, `reload` and the next start try again."""
 
     def __post_init__(self) -> None:
         for name, sizes in (("memory_budget", [self.memory_budget]), ("vram_budget", self.vram_budget)):

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Final
 
 AT_ONCE: Final = 8
-"""Of what takes some 0.3 ms each: the loop is held for 3 ms."""
+"""Of what takes some 0.3 ms each: they hold the loop for a few milliseconds."""
 
 
 class Turns:

@@ -13,7 +13,7 @@ import msgspec
 from llamaherd_shared.commands import PullModel
 from llamaherd_shared.errors import Conflict, HerdError
 from llamaherd_shared.events.model import ModelEvent, ModelFound
-from llamaherd_shared.events.pull import PullFinished
+from llamaherd_shared.events.pull import PullFailed, PullFinished
 from llamaherd_shared.tasks import end
 from llamaherd_supervisor.folder import Folder
 from llamaherd_supervisor.pulls.fetch import Fetch
@@ -22,6 +22,9 @@ from llamaherd_supervisor.reconcile import unmet_requirements
 from llamaherd_supervisor.repositories import Download
 from llamaherd_supervisor.workplace import Workplace
 
+_HEALING: Final = frozenset({"unavailable", "conflict"})
+"""Kinds of failures that may be over by themselves (`errors.KINDS`): not a wrong name, and not a wrong checksum, for
+which all of a model would be downloaded again and again."""
 _AGAIN_MOST_S: Final = 3600.0
 """Between two pulls that fail."""
 _TELL_S: Final = 1.0
@@ -65,8 +68,7 @@ class Entries:
         named = self._at.offers.repositories
         for model in [model for model, known in self._downloads.items() if named.get(model) != known.repository]:
             del self._downloads[model]
-            self._failures.pop(model, None)
-            self._do_not_try_again(model)
+            self._forget_failures(model)
             if (task := self._tasks.pop(model, None)) is not None:
                 self._dropped.add(task)
                 task.add_done_callback(self._dropped.discard)
@@ -80,6 +82,7 @@ class Entries:
             event = self._at.models.get(model)
             if isinstance(event, ModelFound):
                 self._downloads[model] = Download(repository=event.repository, path=event.path)
+                self._forget_failures(model)
             elif self._downloads[model].under_way:
                 self._start(model)
 
@@ -116,16 +119,23 @@ class Entries:
         self._tasks[model] = asyncio.create_task(self._pull(model, self._downloads[model].repository))
 
     async def _pull(self, model: str, repository: str) -> None:
+        heals = False
         try:
-            outcome = await self._fetch(model, repository)
+            ended = await self._fetch(model, repository)
+            if isinstance(ended, PullFinished):
+                outcome = Download(repository=repository, path=ended.path)
+            else:
+                outcome = Download(repository=repository, failure=ended.reason)
+                heals = ended.cause == "failed" and ended.kind in _HEALING
         except HerdError as error:
             outcome = Download(repository=repository, failure=error.message)
+            heals = error.kind in _HEALING
         except Exception:
             self._at.service.log.exception("a pull failed unexpectedly", model=model)
             failure = "this is a bug in llamaherd: the log of `supervisor` has more"
             outcome = Download(repository=repository, failure=failure)
         del self._tasks[model]
-        if outcome.failure:
+        if heals:
             outcome = msgspec.structs.replace(outcome, again_s=self._try_again_later(model))
         else:
             self._failures.pop(model, None)
@@ -144,15 +154,25 @@ class Entries:
 
     def _try_again(self, model: str) -> None:
         del self._again[model]
-        trying = asyncio.create_task(self.retry(model))
+        trying = asyncio.create_task(self._retry_alone(model))
         self._trying.add(trying)
         trying.add_done_callback(self._trying.discard)
+
+    async def _retry_alone(self, model: str) -> None:
+        try:
+            await self.retry(model)
+        except Exception:
+            self._at.service.log.exception("a pull could not be tried again", model=model)
+
+    def _forget_failures(self, model: str) -> None:
+        self._failures.pop(model, None)
+        self._do_not_try_again(model)
 
     def _do_not_try_again(self, model: str) -> None:
         if (timer := self._again.pop(model, None)) is not None:
             timer.cancel()
 
-    async def _fetch(self, model: str, repository: str) -> Download:
+    async def _fetch(self, model: str, repository: str) -> PullFinished | PullFailed:
         """How it ended. Raises why it could not begin."""
         fetch, joined = await self._pulls.begin(PullModel(repository=repository))
         self._followed[model] = fetch
@@ -168,10 +188,7 @@ class Entries:
         finally:
             if self._followed.get(model) is fetch:
                 del self._followed[model]
-        ended = fetch.end.result()
-        if isinstance(ended, PullFinished):
-            return Download(repository=repository, path=ended.path)
-        return Download(repository=repository, failure=ended.reason)
+        return fetch.end.result()
 
     async def _tell(self, model: str, fetch: Fetch) -> None:
         before = self._downloads[model]
