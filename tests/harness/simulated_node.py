@@ -45,6 +45,7 @@ from llamaherd_supervisor.observations import (
     SlotsCounted,
     Spawned,
 )
+from llamaherd_supervisor.reconcile import wanted_after_restart
 
 FAILED = State.FAILED
 SECOND = 10**9
@@ -116,11 +117,13 @@ class SimulatedNode:
     # What happens to a node.
 
     def load(self, name: str) -> None:
-        """As many as there are to be at least, and those that run beyond that."""
+        """As many as there are to be at least, and those that run beyond that, which make nobody go for that."""
         least = self.models[name].replicas
         for (_, index), place in self._places_of(name).items():
+            ended = place.instance.state in (State.STOPPED, FAILED)
             if index < least or place.wanted.wanted:
-                place.wanted = Wanted(wanted=True, asked_ns=self.now_ns)
+                may_evict = ended or not place.wanted.wanted or place.wanted.may_evict
+                place.wanted = Wanted(wanted=True, asked_ns=self.now_ns, may_evict=may_evict)
 
     def grow(self, name: str) -> None:
         """A gateway asks for one more, which nobody makes room for."""
@@ -181,11 +184,11 @@ class SimulatedNode:
             process.hung = process.deaf = True
 
     def restart_supervisor(self) -> None:
-        """Killed: the next one adopts what runs, and knows nothing of what waited."""
+        """Killed: the next one adopts what runs, and wants what the one before it wanted."""
         self.ledger = Ledger(self.rules)
         for key, place in self.places.items():
-            running = place.instance.state in (State.LOADING, State.READY, State.BACKOFF)
-            place.vitals, place.wanted = Vitals(watched_ns=self.now_ns), Wanted(wanted=running, asked_ns=0)
+            place.vitals = Vitals(watched_ns=self.now_ns)
+            place.wanted = wanted_after_restart(place.instance, None, None)
             if place.process is not None:
                 self.ledger.promise(key, self._estimate(key[0]))
             elif place.instance.state in ALIVE:
@@ -348,6 +351,7 @@ class SimulatedNode:
         assert place.instance.state is State.READY, f"{key} is {place.instance.state}"
         assert not self._is_pinned(key), f"{key} is pinned"
         assert key[0] != wish.model, f"{key} makes room for {wish.key}"
+        assert wish.may_evict, f"{key} makes room for {wish.key}, which nobody has asked for"
         assert place.process is not None
         assert not place.process.busy or overdue, f"{key} was at work"
         assert self.now_ns - place.ready_ns >= self.rules.min_residence_s * SECOND, f"{key} has just come"

@@ -156,18 +156,17 @@ class Node:
             looking.join()
 
     def clean_up(self) -> None:
+        started: list[psutil.Process] = []
         if self.process is not None and self.process.poll() is None:
+            # Held, so that it starts nothing more: what it is just starting does not bear the mark yet.
+            self.process.send_signal(signal.SIGSTOP)
+            started = psutil.Process(self.process.pid).children()
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
-        wait_until(self._kill_llama_servers, what="llama-servers of the test are gone")
-
-    def _kill_llama_servers(self) -> bool:
-        """Whether none is left. One that was being started when its supervisor was killed comes up a moment later."""
-        left = self.llama_servers()
-        for process in left:
+        for process in (*started, *self.llama_servers()):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        return not left
+        wait_until(lambda: not self.llama_servers(), what="llama-servers of the test are gone")
 
 
 class Herd:
