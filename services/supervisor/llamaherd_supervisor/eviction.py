@@ -64,6 +64,8 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     leaving: bool = False
     """It was asked to go, and its memory comes back."""
+    leaves_for: Key | None = None
+    """The load that waits for that; `None`: it goes for another reason, or for a load that waits no more."""
     busy: bool = False
     pinned: bool = False
     spare: bool = False
@@ -162,7 +164,9 @@ _FREE: Final = Group()
 
 class _Queue:
     """Two worlds while the queue is worked through: memory as it is now, and as it will be once all that was decided
-    is done. A load may only have what is free in both: so none takes what an earlier one waits for."""
+    is done. A load may only have what is free in both: so none takes what an earlier one waits for. Nor may it have
+    that in exchange for what its own victims will give back: the earlier one would wait for them too, and in the end
+    for ever."""
 
     def __init__(self, residents: Sequence[Resident], limits: Bytes, rules: Rules, now_ns: int) -> None:
         self._limits, self._rules, self._now_ns = limits, rules, now_ns
@@ -212,9 +216,15 @@ class _Queue:
     def _load(self, wish: Wish) -> Decision:
         """Nobody has to be unloaded for it; but those that an earlier one waits for may still be here."""
         clashing = [each for each in self._present if clash(wish, each, self._rules.groups)]
-        if not clashing and not lacking(wish.estimate.needs, self._free_now()):
-            return Grant()
-        going = clashing or [each for each in self._present if each not in self._staying]
+        before = {each.key for each in self._before}
+        in_exchange = [each for each in self._present if each.leaves_for is not None and each.leaves_for not in before]
+        needs = wish.estimate.needs
+        if not clashing and not lacking(needs, self._free_now()):
+            if not lacking(needs, self._free_later([*self._staying, *in_exchange])):
+                return Grant()
+            going = in_exchange
+        else:
+            going = clashing or [each for each in self._present if each not in self._staying]
         return Await(f"{', '.join(each.model for each in going)} to be gone")
 
     def _evict(self, wish: Wish, victims: Sequence[Resident]) -> Decision:

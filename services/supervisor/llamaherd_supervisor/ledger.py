@@ -39,6 +39,8 @@ class Ledger:
         self.rules = rules
         self._wishes: dict[Key, Wish] = {}
         self._promised: dict[Key, Estimate] = {}
+        self._room_for: dict[Key, Key] = {}
+        """Who was asked to go -> the load that waits for that."""
         self._freed_ns: int | None = None
 
     @property
@@ -72,6 +74,7 @@ class Ledger:
         """It is not loaded, and will not be without another wish. Whether that is news."""
         waited = self._wishes.pop(key, None) is not None
         promised = self._promised.pop(key, None) is not None
+        self._room_for.pop(key, None)
         if promised:
             self._freed_ns = now_ns
         return waited or promised
@@ -79,9 +82,13 @@ class Ledger:
     def residents(self, standings: Mapping[Key, Standing]) -> list[Resident]:
         """All that count, those that are promised and not seen yet among them."""
         return [
-            _resident(key, standings.get(key, Standing()), self.estimate(key))
+            _resident(key, standings.get(key, Standing()), self.estimate(key), leaves_for=self._leaves_for(key))
             for key in {**standings, **self._promised}
         ]
+
+    def _leaves_for(self, key: Key) -> Key | None:
+        wish = self._room_for.get(key)
+        return wish if wish in self._wishes else None
 
     def decide(self, standings: Mapping[Key, Standing], limits: Bytes, *, now_ns: int) -> dict[Key, Decision]:
         """What becomes of all that wait. What is granted is promised, and what is refused does not wait any more.
@@ -97,6 +104,8 @@ class Ledger:
                 self._promised[key] = self._wishes.pop(key).estimate
             elif isinstance(decision, Refuse):
                 self.withdraw(key)
+            elif isinstance(decision, Evict):
+                self._room_for |= dict.fromkeys(decision.victims, key)
         return decisions
 
     def preview(
@@ -121,12 +130,13 @@ class Ledger:
         return decision if isinstance(decision, Refuse) else None
 
 
-def _resident(key: Key, standing: Standing, estimate: Estimate) -> Resident:
+def _resident(key: Key, standing: Standing, estimate: Estimate, *, leaves_for: Key | None) -> Resident:
     return Resident(
         key=key,
         holds=held(Hold(needs=estimate.needs, uses=standing.uses, ready=standing.ready or standing.leaving)),
         ready=standing.ready,
         leaving=standing.leaving,
+        leaves_for=leaves_for if standing.leaving else None,
         busy=standing.busy,
         pinned=standing.pinned,
         spare=standing.spare,

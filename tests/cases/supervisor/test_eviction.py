@@ -52,12 +52,14 @@ def resident(
     priority: int = 0,
     group: str = "",
     index: int = 0,
+    leaves_for: str = "",
 ) -> Resident:
     return Resident(
         key=(model, index),
         holds={RAM: int(gib * GIB)},
         ready=ready,
-        leaving=leaving,
+        leaving=leaving or bool(leaves_for),
+        leaves_for=(leaves_for, 0) if leaves_for else None,
         busy=busy,
         pinned=pinned,
         spare=spare,
@@ -233,6 +235,27 @@ def test_one_instance_more_than_there_have_to_be_goes_before_the_last_one_of_a_m
     residents = [resident("a", 5, used_s=1), resident("b", 1), resident("b", 4, used_s=900, spare=True, index=1)]
 
     assert decided([wish("m", 4)], residents) == {"m": Evict((("b", 1),))}
+
+
+@pytest.mark.parametrize(
+    ("going", "second"),
+    [
+        # What is free now is what the first one waits for: "a" will give back as much, but the first would wait for it.
+        ([resident("x", 3, leaves_for="first"), resident("a", 3, leaves_for="second")], Await("a to be gone")),
+        ([resident("x", 3, leaves_for="first"), resident("a", 3, leaves_for="third")], Await("a to be gone")),
+        # Whoever waits for "x" waits for "a" in any case.
+        ([resident("x", 3, leaves_for="first"), resident("a", 3, leaves_for="first")], Grant()),
+        ([resident("x", 3, leaves_for="first"), resident("a", 3, leaving=True)], Grant()),
+        ([resident("x", 4, leaves_for="first")], Grant()),
+    ],
+)
+def test_nobody_takes_what_an_earlier_one_waits_for_in_exchange_for_what_is_not_back_yet(
+    going: list[Resident], second: Decision
+) -> None:
+    decisions = decided([wish("first", 7, asked_s=1), wish("second", 3, asked_s=2)], going)
+
+    assert isinstance(decisions["first"], Await)
+    assert decisions["second"] == second
 
 
 def test_instances_of_one_model_make_no_room_for_each_other() -> None:

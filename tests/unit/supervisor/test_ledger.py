@@ -52,6 +52,20 @@ def test_what_is_refused_does_not_wait_any_more() -> None:
     assert not ledger.waiting
 
 
+def test_room_is_made_for_a_load_as_long_as_that_waits() -> None:
+    ledger = Ledger(Rules(min_residence_s=0))
+    ledger.wish(wish("b", 8))
+    ready = {("a", 0): Standing(ready=True, uses={RAM: 6})}
+    assert ledger.decide(ready, LIMITS, now_ns=SECOND) == {("b", 0): Evict((("a", 0),))}
+    going = {("a", 0): Standing(leaving=True, uses={RAM: 6})}
+
+    (during,) = ledger.residents(going)
+    ledger.withdraw(("b", 0))
+    (after,) = ledger.residents(going)
+
+    assert (during.leaves_for, after.leaves_for) == (("b", 0), None)
+
+
 def test_offer_tells_what_a_load_would_cost_and_books_nothing() -> None:
     ledger = Ledger(Rules(min_residence_s=0))
     ready = {("a", 0): Standing(ready=True, uses={RAM: 6})}
