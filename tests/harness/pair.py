@@ -44,11 +44,11 @@ class Pair:
             for name in ("left", "right")
         ]
 
-    def add_model(self) -> str:
+    def add_model(self, **switches: Any) -> str:
         """On both nodes; returns its name once both gateways know that it is on both."""
         name = f"model{next(NUMBERS)}"
         for node in self.nodes:
-            os.truncate(node.add_model(name, takes_mib=60), 60 * MIB)
+            os.truncate(node.add_model(name, takes_mib=60, **switches), 60 * MIB)
         uvloop.run(self._until_told(name))
         for gateway in self.gateways:
             wait_until(lambda gateway=gateway: f"all-{name}" in known(gateway), what=f"{name} is known")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -208,11 +209,12 @@ class Pursuit:
 
     async def _replace(self, lost: Instance) -> Instance:
         """Another instance. An unload is no failure of the one that was lost, and may come again and again."""
-        exchange, loader = self._exchange, self._relay.loader
-        if await loader.until_gone(lost) and exchange.pushed_out < PUSHED_OUT:
+        exchange, relay = self._exchange, self._relay
+        another = partial(relay.choose, exchange, but=lost)
+        if await relay.loader.until_gone(lost, another=another) and exchange.pushed_out < PUSHED_OUT:
             exchange.pushed_out += 1
             exchange.broken = 0
-        return await self._ready()
+        return another() or await self._ready()
 
     async def _ready(self) -> Instance:
         exchange, relay = self._exchange, self._relay

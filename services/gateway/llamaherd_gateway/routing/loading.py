@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -117,13 +117,15 @@ class Loader:
                     if all(other.model != model for other in self._waiting):
                         self._cancel(model)
 
-    async def until_gone(self, lost: Instance) -> bool:
+    async def until_gone(self, lost: Instance, *, another: Callable[[], object]) -> bool:
         """Wait for the news that `lost`, which broke a connection, takes no more work; whether somebody wanted that.
 
-        Raises `StillThere` when the news does not come.
+        Or until there is `another` one to ask. Raises `StillThere` when no news comes.
         """
         began = time.monotonic()
         while any(ready.spawn == lost.spawn for ready in self._view.table.ready.get(lost.model, ())):
+            if another():
+                return False
             if lost.node in self._view.away:
                 # The one who would tell is gone as well.
                 self._view.write_off(lost)
