@@ -15,7 +15,7 @@ from harness.deadline import wait_until
 from harness.herd import Herd, free_port, llama_server_or_none
 from llamaherd_supervisor.command_line import INSTANCE_VARIABLE, render_mark
 
-ANSWER_S = 10.0
+ANSWER_S = 6.0
 """Long enough for a supervisor to be killed and started again."""
 
 
