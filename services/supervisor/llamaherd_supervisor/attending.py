@@ -107,7 +107,7 @@ class Attendant:
         self._is_llama_server = plan is None or not plan.command
         self._health_path = plan.health_path if plan is not None and plan.command else "/health"
         self._generation = owner.instance.generation
-        self._name = f"{owner.instance.model}/{owner.instance.index}"
+        self._name = owner.instance.name
         self._oom_kills = at.oom_kills.now()
         """Of this machine, when the process was last known to be well, or up to a second before."""
         self.progress = LoadProgress(owner.instance.stage, owner.instance.ratio)

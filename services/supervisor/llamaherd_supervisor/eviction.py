@@ -215,17 +215,15 @@ class _Queue:
 
     def _load(self, wish: Wish) -> Decision:
         """Nobody has to be unloaded for it; but those that an earlier one waits for may still be here."""
+        needs = wish.estimate.needs
         clashing = [each for each in self._present if clash(wish, each, self._rules.groups)]
+        if clashing or lacking(needs, self._free_now()):
+            return _until_gone(clashing or [each for each in self._present if each not in self._staying])
         before = {each.key for each in self._before}
         in_exchange = [each for each in self._present if each.leaves_for is not None and each.leaves_for not in before]
-        needs = wish.estimate.needs
-        if not clashing and not lacking(needs, self._free_now()):
-            if not lacking(needs, self._free_later([*self._staying, *in_exchange])):
-                return Grant()
-            going = in_exchange
-        else:
-            going = clashing or [each for each in self._present if each not in self._staying]
-        return Await(f"{', '.join(each.model for each in going)} to be gone")
+        if lacking(needs, self._free_later([*self._staying, *in_exchange])):
+            return _until_gone(in_exchange)
+        return Grant()
 
     def _evict(self, wish: Wish, victims: Sequence[Resident]) -> Decision:
         obstacles = [(each, obstacle) for each in victims if (obstacle := self._obstacle(each)) is not None]
@@ -263,6 +261,10 @@ class _Queue:
         of = " and ".join(f"{render_amount(limit, each)} of {render_device(each)}" for limit, each in limits)
         text = f"{render_need(wish.model, wish.estimate, free)} of the {of} that models may have"
         return text + (f" ({', '.join(kept)}, and may not be unloaded for it)" if kept else "")
+
+
+def _until_gone(residents: Iterable[Resident]) -> Await:
+    return Await(f"{', '.join(each.model for each in residents)} to be gone")
 
 
 def _render(holds: Bytes, devices: Iterable[str]) -> str:

@@ -95,16 +95,12 @@ class Owner:
         """What runs was started with; `None` when nobody knows."""
         self._record: Record | None = None
         """Of the running process; `None` without one, or when it could not be written."""
-        self._watchers = Watchers(at, self._name)
+        self._watchers = Watchers(at, self.instance.name)
         self._log_files = InstanceLog(
             at.service, self._folder, instance.model, instance.index, max_bytes=at.settings.log_max_bytes
         )
         self.settled = asyncio.Event()
         """Set while nothing runs and nothing will be started."""
-
-    @property
-    def _name(self) -> str:
-        return f"{self.instance.model}/{self.instance.index}"
 
     @property
     def _folder(self) -> Path:
@@ -309,7 +305,7 @@ class Owner:
                 self._record, self._plan = record, record.plan
                 self._vitals = Vitals(watched_ns=time.time_ns())
                 self._write_record(pid=running.pid, process_started_s=running.started_s)
-                self._at.service.log.info("llama-server adopted", instance=self._name, pid=running.pid)
+                self._at.service.log.info("llama-server adopted", instance=self.instance.name, pid=running.pid)
                 tail = tail or self._log_files.open(record.generation)
                 adopted = Process.adopt(running, asked=self.instance.state is State.STOPPING)
                 self._attend(adopted, tail, host=record.host, port=record.port).count_slots()
@@ -335,7 +331,9 @@ class Owner:
         try:
             instance_files.write_record(self._folder, self._record)
         except Unavailable as error:
-            self._at.service.log.warning("an instance cannot be adopted", instance=self._name, why=error.message)
+            self._at.service.log.warning(
+                "an instance cannot be adopted", instance=self.instance.name, why=error.message
+            )
 
     async def _spawn(self) -> None:
         await self._end_watchers()

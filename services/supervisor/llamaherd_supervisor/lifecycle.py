@@ -174,6 +174,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     last_marks: tuple[Mark, ...] = ()
     """The same of the last load of this file that ended well, and its end; empty before it."""
 
+    @property
+    def name(self) -> str:
+        """`<model>/<index>`, as logs and remarks call it."""
+        return f"{self.model}/{self.index}"
+
 
 class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about the running process and is not worth a fact."""

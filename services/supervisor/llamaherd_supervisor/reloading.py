@@ -59,7 +59,7 @@ class Reloading:
         for owner in self._alive():
             if why := owner.changes():
                 restarts.append(Restart(model=owner.instance.model, index=owner.instance.index, why=why))
-                name = f"{owner.instance.model}/{owner.instance.index}"
+                name = owner.instance.name
                 self._at.service.log.info("llama-server starts again with other options", instance=name, why=why)
                 owner.reload()
         return restarts

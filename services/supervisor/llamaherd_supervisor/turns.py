@@ -5,7 +5,7 @@ from collections import deque
 from typing import Final
 
 AT_ONCE: Final = 8
-"""Of what takes some 0.3 ms each: they hold the loop for a few milliseconds."""
+"""Few enough that together they hold the loop for a moment only (`just bench-storm`)."""
 
 
 class Turns:

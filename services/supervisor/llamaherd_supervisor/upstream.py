@@ -103,7 +103,7 @@ class Upstream:
 
 
 class _Question(asyncio.Protocol):
-    """A request on a connection of its own. Its streams would cost asyncio as much again, for each of many probes."""
+    """A request on a connection of its own. Without asyncio's streams, as there are many probes a second."""
 
     def __init__(self, request: bytes, answered: "asyncio.Future[tuple[int, bytes]]") -> None:
         """`answered`: with status and body, or with `OSError` or `ValueError`."""

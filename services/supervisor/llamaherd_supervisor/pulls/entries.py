@@ -18,6 +18,7 @@ from llamaherd_shared.tasks import end
 from llamaherd_supervisor.folder import Folder
 from llamaherd_supervisor.pulls.fetch import Fetch
 from llamaherd_supervisor.pulls.handlers import Pulls
+from llamaherd_supervisor.pulls.pace import doubled_s
 from llamaherd_supervisor.reconcile import unmet_requirements
 from llamaherd_supervisor.repositories import Download
 from llamaherd_supervisor.workplace import Workplace
@@ -147,7 +148,7 @@ class Entries:
     def _try_again_later(self, model: str) -> float:
         """In so many seconds; 0: only when somebody wants it."""
         failures = self._failures[model] = self._failures.get(model, 0) + 1
-        again_s = min(_AGAIN_MOST_S, self._at.settings.pull_again_s * 2.0 ** min(failures - 1, 20))
+        again_s = doubled_s(failures, base_s=self._at.settings.pull_again_s, most_s=_AGAIN_MOST_S)
         if again_s and not self._closing:
             self._again[model] = asyncio.get_running_loop().call_later(again_s, self._try_again, model)
         return again_s

@@ -41,7 +41,12 @@ def retry_delay_s(attempt: int, *, base_s: float, asked_s: float | None, jitter:
     """
     if asked_s is not None:
         return min(asked_s, MAX_WAIT_S)
-    return min(base_s * 2.0 ** min(attempt - 1, 16) * (0.75 + jitter / 2), MAX_WAIT_S)
+    return doubled_s(attempt, base_s=base_s * (0.75 + jitter / 2), most_s=MAX_WAIT_S)
+
+
+def doubled_s(attempt: int, *, base_s: float, most_s: float) -> float:
+    """Seconds before attempt `attempt` (the first repetition is 1): twice as many each time, up to `most_s`."""
+    return min(base_s * 2.0 ** min(attempt - 1, 16), most_s)
 
 
 def parse_retry_after(header: str, *, now_s: float) -> float | None:

@@ -132,7 +132,7 @@ class RoutedOwner(Owner):
         plan = self._at.plan(self.instance, self._wanted.options)
         obstacle = find_obstacle(self.instance.model, plan) if plan.router else ""
         if obstacle:
-            self._at.service.log.info("not served by the router", instance=self._name, why=obstacle)
+            self._at.service.log.info("not served by the router", instance=self.instance.name, why=obstacle)
         if obstacle or not plan.router:
             self._ward = None
             await super()._spawn()
@@ -245,7 +245,7 @@ class RoutedOwner(Owner):
             return
         self._record = record
         self._vitals = Vitals(watched_ns=time.time_ns())
-        self._at.service.log.info("a model of the router adopted", instance=self._name, pid=child.pid)
+        self._at.service.log.info("a model of the router adopted", instance=self.instance.name, pid=child.pid)
         self._attend_ward(child).count_slots()
         if record.plan is not None:
             await self._at.memory.adopt(self, record.plan)
