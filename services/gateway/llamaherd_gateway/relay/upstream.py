@@ -307,7 +307,7 @@ class Pool:
         self._replenishing = None
         missing = min(self._ended, SPARE_CONNECTIONS - len(self._idle) - len(self._dialling))
         self._ended = 0
-        for _ in range(missing if not self._retired else 0):
+        for _ in range(missing):
             task = self._loop.create_task(self._dial_spare())
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
