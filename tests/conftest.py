@@ -1,5 +1,5 @@
 """Fixtures every kind of test may use. Processes are owned by `harness/`, and imported when one is wanted: unit tests
-want none, and httpx alone takes a tenth of their time."""
+want none, and have no time for such imports."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -379,6 +379,11 @@ async def open_herd(nats_url: str, gateway: GatewayProcess | None = None) -> Asy
                 await each.drain()
             await herd.close()
             await bus.close()
+
+
+def transport_of(writer: asyncio.StreamWriter) -> asyncio.Transport:
+    """Of a socket: what it is read by, too. `StreamWriter` only promises that it can be written to."""
+    return cast(asyncio.Transport, writer.transport)
 
 
 def run_in_herd(nats_url: str, gateway: GatewayProcess, scenario: Callable[[Herd], Awaitable[None]]) -> None:

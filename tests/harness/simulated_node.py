@@ -47,7 +47,6 @@ from llamaherd_supervisor.observations import (
 )
 from llamaherd_supervisor.reconcile import wanted_after_restart
 
-FAILED = State.FAILED
 SECOND = 10**9
 _STEP_S = 4
 _ANSWER_S = 45
@@ -120,7 +119,7 @@ class SimulatedNode:
         """As many as there are to be at least, and those that run beyond that, which make nobody go for that."""
         least = self.models[name].replicas
         for (_, index), place in self._places_of(name).items():
-            ended = place.instance.state in (State.STOPPED, FAILED)
+            ended = place.instance.state in (State.STOPPED, State.FAILED)
             if index < least or place.wanted.wanted:
                 may_evict = ended or not place.wanted.wanted or place.wanted.may_evict
                 place.wanted = Wanted(wanted=True, asked_ns=self.now_ns, may_evict=may_evict)
@@ -128,7 +127,9 @@ class SimulatedNode:
     def grow(self, name: str) -> None:
         """A gateway asks for one more, which nobody makes room for."""
         places = self._places_of(name)
-        running = [key for key, place in places.items() if place.wanted.wanted and place.instance.state is not FAILED]
+        running = [
+            key for key, place in places.items() if place.wanted.wanted and place.instance.state is not State.FAILED
+        ]
         key = next((key for key in places if key not in running), None)
         if not running or key is None or len(running) >= self.models[name].max_replicas:
             return
@@ -225,7 +226,7 @@ class SimulatedNode:
         for _ in range(_PATIENCE_S // _STEP_S):
             for key, place in self.places.items():
                 self.become_ready(key)
-                if place.instance.state in (State.READY, FAILED):
+                if place.instance.state in (State.READY, State.FAILED):
                     missing.discard(key)
                 self._keep_busy(place) if endless else self._idle(place)
                 if endless and key in wanted and place.instance.state is State.STOPPED:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from harness.gateway import GatewayProcess, Herd, open_herd
+from harness.gateway import GatewayProcess, Herd, open_herd, transport_of
 from harness.nats import NatsServer
 from llamaherd_gateway.routes import ROUTES
 
@@ -293,8 +293,8 @@ def test_a_client_that_stopped_reading_and_half_closes_frees_the_slot(world: Wor
     async def scenario() -> None:
         model = "stalled" + path.replace("/", "-")
         await world.herd.add_ready_model(model, text=" ".join(["x" * 100_000] * 200))
-        reader, writer = await world.ask(path, model, stream=True)
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        _, writer = await world.ask(path, model, stream=True)
+        transport_of(writer).pause_reading()
         await world.until(model, active=1)
         await world.until_stalled(model)
 

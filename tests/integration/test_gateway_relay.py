@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from harness.deadline import until
-from harness.gateway import GatewayProcess, Herd, open_herd, run_in_herd
+from harness.gateway import GatewayProcess, Herd, open_herd, run_in_herd, transport_of
 from harness.nats import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -610,7 +610,7 @@ def test_a_reader_that_stopped_holds_the_upstream_back_and_no_memory(
         sockets = []
         for _ in range(5):
             reader, writer = await connect(gateway)
-            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            transport_of(writer).pause_reading()
             writer.write(request_bytes(path, chat(model, stream=True, max_tokens=1000)))
             sockets.append((reader, writer))
         # 80 MB want to come: what is not in the kernel's buffers has to wait in llama-server.
@@ -618,8 +618,8 @@ def test_a_reader_that_stopped_holds_the_upstream_back_and_no_memory(
         await asyncio.sleep(2)
         assert gateway.rss_bytes() - before < 30 * 2**20
 
-        for reader, _ in sockets:
-            reader._transport.resume_reading()  # type: ignore[attr-defined]
+        for reader, writer in sockets:
+            transport_of(writer).resume_reading()
             status, _, body = await asyncio.wait_for(read_answer(reader), 20)
             assert status == 200
             assert ending in body[-1000:]
@@ -636,7 +636,7 @@ def test_a_reader_that_stopped_leaves_connections_to_llama_server_fit_for_others
     async def scenario(herd: Herd) -> None:
         await herd.add_ready_model(model)
         reader, writer = await connect(gateway)
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        transport_of(writer).pause_reading()
         async with httpx.AsyncClient(base_url=gateway.url, timeout=5) as client:
             # Small answers, each read in one piece, and more in all than the kernel holds for a client on this machine.
             # Each has a length of its own: heads that are known take another way.
@@ -646,7 +646,7 @@ def test_a_reader_that_stopped_leaves_connections_to_llama_server_fit_for_others
                 for answer in await asyncio.gather(*asked):
                     assert answer.json() == {"tokens": [104, 105]}
 
-        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        transport_of(writer).resume_reading()
         for number in range(200):
             status, _, body = await asyncio.wait_for(read_answer(reader), 20)
             assert (status, len(json.loads(body)["tokens"])) == (200, 6_000 + number)

@@ -3,20 +3,14 @@
 import subprocess
 from pathlib import Path
 
-import nkeys
-
+from harness.nkey import make_public_nkey
 from llamaherd.launcher.nats_server import find_nats_server
 from llamaherd.nats_config import render_nats_config
 
 
-def make_key() -> str:
-    key: str = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)).public_key.decode()
-    return key
-
-
 def test_nats_server_accepts_it(tmp_path: Path) -> None:
     one_user = render_nats_config(
-        port=4222, store_dir=tmp_path / 'a "quoted" folder', public_keys={"ui": make_key()}, prefix="herd"
+        port=4222, store_dir=tmp_path / 'a "quoted" folder', public_keys={"ui": make_public_nkey()}, prefix="herd"
     )
     config = tmp_path / "nats.conf"
     config.write_text(one_user)

@@ -155,22 +155,23 @@ def test_request_for_a_model_whose_node_has_vanished_is_answered_by_another_node
 
 @pytest.fixture
 def patient(tmp_path: Path, nats_server: NatsServer) -> Iterator[Pair]:
+    """Gateways that would wait long for news of a node that vanished."""
     with make_pair(tmp_path, nats_server, node_silence_s=60) as pair:
         yield pair
 
 
 def test_instance_that_is_just_being_loaded_elsewhere_answers_as_soon_as_it_is_ready(patient: Pair) -> None:
-    pair = patient
-    pair.nodes[0].configure({"*": {"preload": True}})
-    pair.nodes[1].configure({})
-    start(pair)
-    model = pair.add_model(slow_load_s=1.5)
-    gateway = pair.gateways[0]
+    here, there = patient.nodes
+    here.configure({"*": {"preload": True}})
+    there.configure({})
+    start(patient)
+    model = patient.add_model(slow_load_s=1.5)
+    gateway = patient.gateways[0]
     wait_until(lambda: chat(gateway, model).status_code == 200, what="it is served")
-    pair.nodes[1].configure({"*": {"preload": True}})
-    wait_until(lambda: sorted(pair.places(model)) == ["a", "b"], what="it has been started on the other one too")
+    there.configure({"*": {"preload": True}})
+    wait_until(lambda: sorted(patient.places(model)) == ["a", "b"], what="it has been started on the other one too")
 
-    vanish(pair.nodes[0])
+    vanish(here)
 
     began = time.monotonic()
     assert chat(gateway, model).status_code == 200

@@ -2,24 +2,19 @@
 
 from pathlib import Path
 
-import nkeys
 import pytest
 
+from harness.nkey import make_public_nkey
 from llamaherd.nats_config import render_nats_config
 from llamaherd.permissions import USERS
 from llamaherd_shared.streams import STREAMS
-
-
-def make_key() -> str:
-    key: str = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)).public_key.decode()
-    return key
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
     store_dir = tmp_path / 'a "quoted" folder'
     return render_nats_config(
-        port=4222, store_dir=store_dir, public_keys=dict.fromkeys(USERS, make_key()), prefix="herd"
+        port=4222, store_dir=store_dir, public_keys=dict.fromkeys(USERS, make_public_nkey()), prefix="herd"
     )
 
 
