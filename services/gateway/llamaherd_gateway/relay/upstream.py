@@ -29,7 +29,7 @@ IDLE_CONNECTIONS: Final = 64
 SPARE_CONNECTIONS: Final = 2
 """Opened before they are needed, while an instance streams. Few: each holds one of llama-server's threads, of which
 it may have no more than its slots and four."""
-SPARE_S: Final = 0.005
+SPARE_S: Final = 0.001
 """From the end of a stream until a spare connection takes its place: the client may have its next request ready, which
 does not wait for that."""
 STARTS_REMEMBERED: Final = 64
