@@ -8,6 +8,7 @@ the same options is known better: what it was measured to use is its estimate (`
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -53,15 +54,16 @@ class Part(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+class Estimate(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a load needs, and why."""
 
     parts: tuple[Part, ...]
     context_tokens: int | None = None
     """The context of each slot that was chosen because no more fits; `None`: as asked for."""
 
-    @property
-    def needs(self) -> dict[str, int]:
+    @cached_property
+    def needs(self) -> Bytes:
+        """On each device. Asked for each time that anything is decided, for all that is loaded."""
         return add(*(part.takes for part in self.parts))
 
     def render(self, device: str) -> str:

@@ -151,6 +151,8 @@ def _is_overdue(wish: Wish, rules: Rules, now_ns: int) -> bool:
 
 def clash(one: Resident | Wish, other: Resident | Wish, groups: Mapping[str, Group]) -> bool:
     """Whether their groups keep the two from being loaded together."""
+    if not groups:
+        return False
     if any(isinstance(each, Resident) and each.pinned for each in (one, other)):
         return False
     mine, theirs = groups.get(one.group, _FREE), groups.get(other.group, _FREE)
@@ -171,35 +173,44 @@ class _Queue:
     def __init__(self, residents: Sequence[Resident], limits: Bytes, rules: Rules, now_ns: int) -> None:
         self._limits, self._rules, self._now_ns = limits, rules, now_ns
         self._present = list(residents)
-        self._staying = [resident for resident in residents if not resident.leaving]
-        self._granted: list[Bytes] = []
+        self._staying: list[Resident] = []
         self._before: list[Wish] = []
         """Those that will be loaded before."""
+        # Sums, as a hundred may wait for a node that holds a hundred.
+        self._taken: Bytes = add(*(each.holds for each in residents))
+        """Now, with what was granted."""
+        self._kept: Bytes = {}
+        """By those that stay."""
+        self._awaited: Bytes = {}
+        """By those that will be loaded before."""
+        self._keep(resident for resident in residents if not resident.leaving)
 
     def decide(self, wish: Wish) -> Decision:
         first = next((each for each in self._before if clash(wish, each, self._rules.groups)), None)
         if first is not None:
             return Await(f"{first.model}, which was asked for first and may not be loaded beside it")
         clashing = [resident for resident in self._staying if clash(wish, resident, self._rules.groups)]
-        others = [resident for resident in self._staying if resident not in clashing]
-        chosen = self._choose(wish, others, lacking(wish.estimate.needs, self._free_later(others)))
+        others = [resident for resident in self._staying if resident not in clashing] if clashing else self._staying
+        kept = add(*(each.holds for each in others)) if clashing else self._kept
+        chosen = self._choose(wish, others, lacking(wish.estimate.needs, self._free_later(kept)))
         if chosen is None or (clashing and not wish.may_evict):
             return self._turn_away(wish)
         victims = [*clashing, *chosen]
         decision = self._evict(wish, victims) if victims else self._load(wish)
-        self._staying = [resident for resident in self._staying if resident not in victims]
+        if victims:
+            self._keep(resident for resident in self._staying if resident not in victims)
         self._before.append(wish)
+        self._awaited = add(self._awaited, wish.estimate.needs)
         if isinstance(decision, Grant):
-            self._granted.append(wish.estimate.needs)
+            self._taken = add(self._taken, wish.estimate.needs)
         return decision
 
-    def _free_now(self) -> dict[str, int]:
-        return subtract(self._limits, *(each.holds for each in self._present), *self._granted)
+    def _keep(self, residents: Iterable[Resident]) -> None:
+        self._staying = list(residents)
+        self._kept = add(*(each.holds for each in self._staying))
 
-    def _free_later(self, staying: Iterable[Resident]) -> dict[str, int]:
-        return subtract(
-            self._limits, *(each.holds for each in staying), *(each.estimate.needs for each in self._before)
-        )
+    def _free_later(self, *kept: Bytes) -> dict[str, int]:
+        return subtract(self._limits, *kept, self._awaited)
 
     def _choose(self, wish: Wish, others: Sequence[Resident], missing: Bytes) -> list[Resident] | None:
         """The smallest set whose memory is enough; `None` when all is not. First it is looked for among what is idle,
@@ -217,11 +228,12 @@ class _Queue:
         """Nobody has to be unloaded for it; but those that an earlier one waits for may still be here."""
         needs = wish.estimate.needs
         clashing = [each for each in self._present if clash(wish, each, self._rules.groups)]
-        if clashing or lacking(needs, self._free_now()):
+        if clashing or lacking(needs, subtract(self._limits, self._taken)):
             return _until_gone(clashing or [each for each in self._present if each not in self._staying])
-        before = {each.key for each in self._before}
-        in_exchange = [each for each in self._present if each.leaves_for is not None and each.leaves_for not in before]
-        if lacking(needs, self._free_later([*self._staying, *in_exchange])):
+        leaving = [each for each in self._present if each.leaves_for is not None]
+        before = {each.key for each in self._before} if leaving else set()
+        in_exchange = [each for each in leaving if each.leaves_for not in before]
+        if lacking(needs, self._free_later(self._kept, *(each.holds for each in in_exchange))):
             return _until_gone(in_exchange)
         return Grant()
 
