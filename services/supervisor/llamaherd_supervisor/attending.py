@@ -144,8 +144,9 @@ class Attendant:
     # Its end.
 
     async def _await_exit(self, *others: "asyncio.Task[None]") -> None:
-        exit_code, signal = await self._process.wait()
+        await self._process.ended()
         await self._at.turns.take()
+        exit_code, signal = await self._process.clear()
         await end(*others)
         lines = await self._tail.finish()
         self._owner.tell(
@@ -204,6 +205,7 @@ class Attendant:
         headway = Headway(self._signs())
         while self._state is State.LOADING:
             await asyncio.sleep(every_s)
+            await self._at.turns.take()
             headway = look_again(headway, self._signs(), after_s=every_s)
             self._owner.tell(LoadStood(self._generation, headway.still_s))
 
@@ -220,6 +222,7 @@ class Attendant:
             await asyncio.sleep(settings.probe_interval_s)
         missed = False
         while True:
+            await self._at.turns.take()
             if await upstream.probe_health(timeout_s=settings.probe_timeout_s) != 200:
                 missed = True
                 self._owner.tell(HealthMissed(self._generation))
@@ -233,12 +236,14 @@ class Attendant:
     async def _first_answer(self) -> HealthAnswered:
         timeout_s, upstream = self._at.settings.probe_timeout_s, self.upstream
         delay_s = _FIRST_PROBE_S
+        await self._at.turns.take()
         while (
             await upstream.probe_health(timeout_s=timeout_s) != 200
             or (props := await upstream.probe_props(timeout_s=timeout_s)) is None
         ):
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 1.3, _LOADING_PROBE_S)
+            await self._at.turns.take()
         return HealthAnswered(self._generation, props.total_slots, props.default_generation_settings.n_ctx)
 
     # Its work.
@@ -253,6 +258,7 @@ class Attendant:
             if self._state is not State.READY:
                 self._say_stuck(0.0)
                 continue
+            await self._at.turns.take()
             use = await self.upstream.probe_use(timeout_s=settings.probe_timeout_s)
             work = look_at_work(work, use, after_s=every_s)
             self._owner.tell(AnswersStood(self._generation, work.still_s))

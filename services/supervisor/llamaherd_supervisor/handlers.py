@@ -135,6 +135,7 @@ class Owner:
 
     async def probe_use(self, *, timeout_s: float) -> Use | None:
         """What it works on; `None`: it does not say."""
+        await self._at.turns.take()
         return None if self._attendant is None else await self._attendant.upstream.probe_use(timeout_s=timeout_s)
 
     def wake(self) -> None:
@@ -183,8 +184,11 @@ class Owner:
             while True:
                 await self._step()
         finally:
-            await self._watchers.end()
-            self._log_files.flush()
+            try:
+                await self._at.turns.take()
+            finally:
+                await self._watchers.end()
+                self._log_files.flush()
 
     async def _step(self) -> None:
         await self._at.turns.take()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +45,11 @@ class Process:
     It leads a process group: what a wrapper script started belongs to it, and is stopped with it.
     """
 
-    def __init__(self, pid: int, started_s: float, ended: Callable[[], Awaitable[Ending]]) -> None:
-        self.pid, self.started_s, self._ended = pid, started_s, ended
+    def __init__(
+        self, pid: int, started_s: float, ended: Callable[[], Awaitable[object]], reap: Callable[[], Ending]
+    ) -> None:
+        """`ended`: waits for its end; `reap`: says then how it ended."""
+        self.pid, self.started_s, self._ended, self._reap = pid, started_s, ended, reap
         self._asked = False
         """SIGTERM was sent: what is left of the group may take its time."""
         self._leader_gone = False
@@ -64,28 +68,27 @@ class Process:
         """
         child = await asyncio.to_thread(_start, program, arguments, environment, log_path)
 
-        async def ended() -> Ending:
-            await _wait_for_child(child)
+        def reap() -> Ending:
             code = child.wait()
             return (code, None) if code >= 0 else (None, _signal_name(-code))
 
-        return cls(child.pid, _started_s(child.pid) or time.time(), ended)
+        return cls(child.pid, _started_s(child.pid) or time.time(), partial(_wait_for_child, child), reap)
 
     @classmethod
     def adopt(cls, running: Running, *, asked: bool) -> "Process":
         """Watch and signal a process that an earlier supervisor spawned; `asked` when it was sent SIGTERM already."""
 
-        async def ended() -> Ending:
-            await _wait_until_gone(running.pid)
-            return None, None
-
-        process = cls(running.pid, running.started_s, ended)
+        process = cls(running.pid, running.started_s, partial(_wait_until_gone, running.pid), lambda: (None, None))
         process._asked = asked
         return process
 
-    async def wait(self) -> Ending:
-        """How it ended, once nothing of its group is left. What it leaves when nobody asked it to stop is killed."""
-        ending = await self._ended()
+    async def ended(self) -> None:
+        """Return when it has ended, which says nothing of what it has started."""
+        await self._ended()
+
+    async def clear(self) -> Ending:
+        """How it `ended`, once nothing of its group is left. What it leaves when nobody asked it to stop is killed."""
+        ending = self._reap()
         self._leader_gone = True
         if self._asked:
             await _poll(lambda: not _has_group(self.pid), every_s=_POLL_S)

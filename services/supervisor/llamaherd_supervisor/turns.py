@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 4
 """Few enough that together they hold the loop for a moment only (`just bench-storm`)."""
 
 

@@ -42,7 +42,7 @@ class Ward(Process):
 
     def __init__(self, child: Child, unload: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._gone: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        super().__init__(child.pid, child.started_s, lambda: self._gone)
+        super().__init__(child.pid, child.started_s, lambda: asyncio.shield(self._gone), self._gone.result)
         self._unload = unload
         self._unloading: asyncio.Task[None] | None = None
 
@@ -51,10 +51,9 @@ class Ward(Process):
         if not self._gone.done():
             self._gone.set_result(ending)
 
-    async def wait(self) -> Ending:
-        ending = await asyncio.shield(self._gone)
+    async def clear(self) -> Ending:
         self.is_gone = True
-        return ending
+        return self._reap()
 
     def send(self, *, kill: bool) -> None:
         if not kill:
