@@ -231,7 +231,7 @@ class Attendant:
                 if missed:
                     missed = False
                     self._owner.tell(HealthAnswered(self._generation))
-            await asyncio.sleep(settings.probe_interval_s)
+            await _pause(settings.probe_interval_s)
 
     async def _first_answer(self) -> HealthAnswered:
         timeout_s, upstream = self._at.settings.probe_timeout_s, self.upstream
