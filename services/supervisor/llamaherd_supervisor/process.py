@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
@@ -19,12 +18,13 @@ import psutil
 
 from llamaherd_supervisor.adoption import Running
 from llamaherd_supervisor.command_line import INSTANCE_VARIABLE
+from llamaherd_supervisor.spawning import spawn
 
 _SAME_START_S: Final = 1.5
 """Two looks at one process may differ in its start time by so much when the clock is corrected in between."""
 _POLL_S: Final = 0.05
-_ADOPTED_POLL_S: Final = 0.5
-"""Between two looks at an adopted process where the kernel does not tell of its end (pidfd_open(2))."""
+_WATCH_S: Final = 0.2
+"""Between two looks at a process where the kernel does not tell of its end (pidfd_open(2))."""
 KILLED_S: Final = 5.0
 """From SIGKILL until a process counts as one that cannot be killed."""
 
@@ -32,7 +32,7 @@ _PORTS_REMEMBERED: Final = 1000
 _KILLS_COUNTED_S: Final = 1.0
 
 Ending = tuple[int | None, str | None]
-"""(exit code, name of the signal): one of them is `None`, and both of a process that was adopted."""
+"""(exit code, name of the signal): one of them is `None`; both, where nobody can tell."""
 
 
 class CannotSpawn(Exception):
@@ -66,13 +66,8 @@ class Process:
         In a thread: whoever starts a process waits until the kernel has found a processor for it, which held the event
         loop for 300 ms when thirty were to be started on a busy machine.
         """
-        child = await asyncio.to_thread(_start, program, arguments, environment, log_path)
-
-        def reap() -> Ending:
-            code = child.wait()
-            return (code, None) if code >= 0 else (None, _signal_name(-code))
-
-        return cls(child.pid, _started_s(child.pid) or time.time(), partial(_wait_for_child, child), reap)
+        pid = await asyncio.to_thread(_start, program, arguments, environment, log_path)
+        return cls(pid, _started_s(pid) or time.time(), partial(_wait_until_gone, pid), partial(_reap, pid))
 
     @classmethod
     def adopt(cls, running: Running, *, asked: bool) -> "Process":
@@ -138,45 +133,38 @@ class Process:
         return resident_bytes, read_bytes
 
 
-def _start(
-    program: str, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path
-) -> subprocess.Popen[bytes]:
+def _start(program: str, arguments: Sequence[str], environment: Mapping[str, str], log_path: Path) -> int:
     try:
         log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError as error:
         raise CannotSpawn(f"cannot write the log {log_path}: {error.strerror}") from error
     try:
-        return subprocess.Popen(
-            [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=dict(environment),
-            start_new_session=True,
-        )
+        return spawn(program, arguments, environment, output=log)
     except OSError as error:
         raise CannotSpawn(f"cannot start {program}: {error.strerror or error}") from error
     finally:
         os.close(log)
 
 
-async def _wait_for_child(child: subprocess.Popen[bytes]) -> None:
-    watched = _open_pidfd(child.pid)
-    if watched is None:
-        await _poll(lambda: child.poll() is not None, every_s=_POLL_S)
-    else:
-        await _wait_for_pidfd(watched)
+def _reap(pid: int) -> Ending:
+    """How a child of ours ended."""
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        # Whoever started us has SIGCHLD ignored: the kernel keeps no endings.
+        return None, None
+    return (code, None) if code >= 0 else (None, _signal_name(-code))
 
 
 async def _wait_until_gone(pid: int) -> None:
-    """Wait for the end of a process that is not our child; at once when it is gone already."""
+    """Wait for the end of a process, our child or not; at once when it is gone already."""
     try:
         process = psutil.Process(pid)
     except psutil.Error:
         return
     watched = _open_pidfd(pid)
     if watched is None:
-        await _poll(lambda: not _is_running(process), every_s=_ADOPTED_POLL_S)
+        await _poll(lambda: not _is_running(process), every_s=_WATCH_S)
     elif _is_running(process):
         await _wait_for_pidfd(watched)
     else:
