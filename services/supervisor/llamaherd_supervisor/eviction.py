@@ -190,8 +190,8 @@ class _Queue:
         if first is not None:
             return Await(f"{first.model}, which was asked for first and may not be loaded beside it")
         clashing = [resident for resident in self._staying if clash(wish, resident, self._rules.groups)]
-        others = [resident for resident in self._staying if resident not in clashing] if clashing else self._staying
-        kept = add(*(each.holds for each in others)) if clashing else self._kept
+        others = [resident for resident in self._staying if resident not in clashing]
+        kept = subtract(self._kept, *(each.holds for each in clashing))
         chosen = self._choose(wish, others, lacking(wish.estimate.needs, self._free_later(kept)))
         if chosen is None or (clashing and not wish.may_evict):
             return self._turn_away(wish)
@@ -230,9 +230,8 @@ class _Queue:
         clashing = [each for each in self._present if clash(wish, each, self._rules.groups)]
         if clashing or lacking(needs, subtract(self._limits, self._taken)):
             return _until_gone(clashing or [each for each in self._present if each not in self._staying])
-        leaving = [each for each in self._present if each.leaves_for is not None]
-        before = {each.key for each in self._before} if leaving else set()
-        in_exchange = [each for each in leaving if each.leaves_for not in before]
+        before = {each.key for each in self._before}
+        in_exchange = [each for each in self._present if each.leaves_for is not None and each.leaves_for not in before]
         if lacking(needs, self._free_later(self._kept, *(each.holds for each in in_exchange))):
             return _until_gone(in_exchange)
         return Grant()

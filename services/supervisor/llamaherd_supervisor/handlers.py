@@ -184,6 +184,7 @@ class Owner:
             while True:
                 await self._step()
         finally:
+            # All owners end in the same moment when the supervisor does; whoever is cancelled again waits no more.
             try:
                 await self._at.turns.take()
             finally:
