@@ -4,7 +4,9 @@ import pytest
 
 from llamaherd_gateway.relay.heads import (
     FORWARDED,
+    Head,
     keep_header,
+    read_head,
     render_request_end,
     render_request_start,
     render_status_line,
@@ -42,3 +44,26 @@ def test_a_request_head_is_whole() -> None:
 def test_status_lines() -> None:
     assert render_status_line(404) == b"HTTP/1.1 404 Not Found\r\n"
     assert render_status_line(599) == b"HTTP/1.1 599 Unknown\r\n"
+
+
+def test_what_the_head_of_an_answer_says() -> None:
+    data = (
+        b"HTTP/1.1 404 Not Found\r\nServer: llama.cpp\r\nContent-Type:application/json \r\nX-One: a: b\r\n"
+        b"CONTENT-LENGTH: 12\r\nKeep-Alive: timeout=5, max=7\r\nAccess-Control-Allow-Origin: *\r\n\r\n"
+    )
+    lines = b"content-type: application/json\r\nx-one: a: b\r\n"
+    assert read_head(data) == Head(404, lines, 12, keeps=True, max_requests=7)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", Head(200)),
+        (b"HTTP/1.1 200\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n", Head(200, length=0)),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", Head(200, length=0)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n", Head(200, chunked=True)),
+    ],
+)
+def test_how_an_answer_ends(head: bytes, expected: Head) -> None:
+    assert read_head(head) == expected
+    assert read_head(head).ends_with_connection == (head.count(b":") == 0)

@@ -7,8 +7,8 @@ import pytest
 from llamaherd_gateway.dialects.dialect import Call
 from llamaherd_gateway.problems import BadRequest
 from llamaherd_gateway.projection import Instance
+from llamaherd_gateway.relay.heads import Head
 from llamaherd_gateway.relay.routed import ThroughRouter, address, hear
-from llamaherd_gateway.relay.upstream import Head
 
 ALONE = Instance(node="n", model="my model", generation=1)
 ROUTED = Instance(node="n", model="my model", generation=1, router_generation=3)

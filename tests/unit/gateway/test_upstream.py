@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.relay.upstream import Connection, Head, Pool
+from llamaherd_gateway.relay.heads import Head
+from llamaherd_gateway.relay.upstream import Connection, Pool
 
 HEAD = b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -53,13 +54,22 @@ class Asker:
 
 
 @pytest.fixture
-def connection() -> Iterator[Connection]:
+def pool() -> Iterator[Pool]:
     loop = asyncio.new_event_loop()
     instance = Instance(node="n", model="m", state="ready", host="127.0.0.1", port=1, generation=1, slots=4)
-    made = Connection(Pool(instance, "key", loop=loop, connect_timeout_s=1))
-    made.connection_made(Wire())
-    yield made
+    yield Pool(instance, "key", loop=loop, connect_timeout_s=1)
     loop.close()
+
+
+def connect(pool: Pool) -> Connection:
+    made = Connection(pool)
+    made.connection_made(Wire())
+    return made
+
+
+@pytest.fixture
+def connection(pool: Pool) -> Connection:
+    return connect(pool)
 
 
 def ask(connection: Connection, *reads: bytes) -> Asker:
@@ -106,15 +116,53 @@ def test_more_than_was_announced_is_not_taken_for_an_answer(connection: Connecti
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", HEAD % 3])
-def test_only_heads_of_answers_that_keep_the_connection_are_remembered(connection: Connection, head: bytes) -> None:
+def test_a_head_that_closes_the_connection_does_so_whenever_it_comes(pool: Pool, head: bytes) -> None:
     closing = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     body = b"3\r\none\r\n0\r\n\r\n" if b"chunked" in head else b"one"
+    for _ in range(2):
+        connection = connect(pool)
 
-    pool = connection._pool
-    pool.retire(gone=False)  # or it would dial a new connection
+        asker = ask(connection, closing + body)
 
-    asker = ask(connection, closing + body)
+        assert (asker.body, asker.ended) == (b"one", True)
+        assert connection.transport.is_closing()
 
-    assert (asker.body, asker.ended) == (b"one", True)
-    assert connection.transport.is_closing()
-    assert not pool.heads
+
+def test_a_stream_whose_head_is_known_is_read_however_it_is_cut(pool: Pool) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    data = head + b"3\r\none\r\n0\r\n\r\n"
+    for cut in range(1, len(data)):
+        asker = ask(connect(pool), data[:cut], data[cut:])
+
+        assert (asker.body, asker.ended) == (b"one", True), cut
+        assert [each.event_stream for each in asker.heads] == [True]
+    assert list(pool.heads) == [head]
+
+
+def test_an_interim_answer_is_passed_over_in_every_way_it_can_be_cut(pool: Pool) -> None:
+    data = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(b"one")
+    for cut in range(1, len(data)):
+        asker = ask(connect(pool), data[:cut], data[cut:])
+
+        assert (asker.body, asker.ended, [each.status for each in asker.heads]) == (b"one", True, [200]), cut
+
+
+def test_as_many_are_asked_on_one_connection_as_llama_server_announces(pool: Pool) -> None:
+    connection = connect(pool)
+    data = answer(b"one").replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=5, max=3\r\n\r\n")
+
+    ask(connection, data)
+    assert not connection.transport.is_closing()
+    ask(connection, data)
+
+    assert connection.transport.is_closing(), "the third answer would be its last"
+
+
+def test_an_answer_without_a_length_ends_with_its_connection(pool: Pool) -> None:
+    connection = connect(pool)
+    asker = ask(connection, b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\n\r\none")
+    assert not asker.ended
+
+    connection.connection_lost(None)
+
+    assert (asker.body, asker.ended, asker.lost) == (b"one", True, False)

@@ -5,8 +5,7 @@ from typing import Final
 
 from llamaherd_gateway.dialects.dialect import Dialect, Keeper, Translation
 from llamaherd_gateway.problems import Problem, headers_of
-from llamaherd_gateway.relay.heads import render_status_line
-from llamaherd_gateway.relay.upstream import Head
+from llamaherd_gateway.relay.heads import Head, render_status_line
 from llamaherd_shared.events.turn import TurnKept
 
 EVENT_BYTES: Final = 2**20

@@ -7,9 +7,9 @@ import msgspec
 
 from llamaherd_gateway.dialects.dialect import Ask, Call
 from llamaherd_gateway.problems import BadRequest, read_error
-from llamaherd_gateway.relay.heads import render_request_end
+from llamaherd_gateway.relay.heads import Head, render_request_end
 from llamaherd_gateway.relay.routed import address, hear
-from llamaherd_gateway.relay.upstream import Head, Pool
+from llamaherd_gateway.relay.upstream import Pool
 from llamaherd_shared.errors import HerdError, Unavailable
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Turn
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, late_body, problem_of, read_error
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.relay.answer import Answer
-from llamaherd_gateway.relay.heads import render_request_end
+from llamaherd_gateway.relay.heads import Head, render_request_end
 from llamaherd_gateway.relay.inflating import inflate
 from llamaherd_gateway.relay.judging import Judged
 from llamaherd_gateway.relay.keeping import Keeping
 from llamaherd_gateway.relay.leftover import Leftover
 from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
 from llamaherd_gateway.relay.routed import address, hear
-from llamaherd_gateway.relay.upstream import Connection, Head, Pool
+from llamaherd_gateway.relay.upstream import Connection, Pool
 from llamaherd_gateway.relay.usage import Tail
 from llamaherd_gateway.routing.presets import apply_preset, preset_of
 from llamaherd_gateway.routing.rules import apply_rules

@@ -4,6 +4,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
+
 Header = tuple[bytes, bytes]
 
 FORWARDED: Final = frozenset({b"accept", b"tracestate"})
@@ -31,6 +33,61 @@ NOT_RETURNED: Final = frozenset(
 """Response headers that are ours to say. `Access-Control-*` is dropped as well: a browser must not see two."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Of an answer of llama-server's."""
+
+    status: int
+    lines: bytes = b""
+    """Whole header lines: those that may be forwarded."""
+    length: int | None = None
+    """Of the body; `None`: chunked, or ended by the connection's end."""
+    event_stream: bool = False
+    chunked: bool = False
+    keeps: bool = False
+    """Whether it has a length, and the connection stays open behind it."""
+    max_requests: int | None = None
+    """Answers on one connection at most; `None`: it does not say."""
+
+    @property
+    def ends_with_connection(self) -> bool:
+        return self.length is None and not self.chunked
+
+
+def read_head(data: bytes) -> Head:
+    """What a head says that HTTP's parser has taken, up to and with its empty line. Raises `ValueError`."""
+    start, *headers = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    version, status = start.split(b" ", 2)[:2]
+    found: dict[bytes, bytes] = {}
+    lines = b""
+    for header in headers:
+        name, _, value = header.partition(b":")
+        name, value = name.strip().lower(), value.strip()
+        found[name] = value
+        if keep_header(name):
+            lines += b"%b: %b\r\n" % (name, value)
+    chunked = found.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
+    length = int(found[b"content-length"]) if b"content-length" in found and not chunked else None
+    open_behind = version == b"HTTP/1.1" and b"close" not in found.get(b"connection", b"").lower()
+    return Head(
+        status=int(status),
+        lines=lines,
+        length=length,
+        chunked=chunked,
+        event_stream=found.get(b"content-type", b"").startswith(b"text/event-stream"),
+        keeps=length is not None and open_behind,
+        max_requests=_announced_max(found.get(b"keep-alive", b"")),
+    )
+
+
+def _announced_max(value: bytes) -> int | None:
+    """`max` of a `Keep-Alive` header."""
+    for part in value.split(b","):
+        name, _, number = part.strip().partition(b"=")
+        if name == b"max" and number.isdigit():
+            return int(number)
+    return None
 
 
 def render_request_start(method: str, path: str, host: str, port: int, key: str) -> bytes:

@@ -6,7 +6,8 @@ Until that end the request holds its slot, and keeps its model from being unload
 import time
 from typing import TYPE_CHECKING
 
-from llamaherd_gateway.relay.upstream import Head, Pool
+from llamaherd_gateway.relay.heads import Head
+from llamaherd_gateway.relay.upstream import Pool
 
 if TYPE_CHECKING:
     from llamaherd_gateway.relay.relay import Relay

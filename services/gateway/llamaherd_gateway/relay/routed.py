@@ -15,7 +15,8 @@ from llamaherd_gateway.dialects.openai.fields import change_fields
 from llamaherd_gateway.dialects.openai.forms import find_fields
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, BadRequest
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.relay.upstream import Head, Receiver
+from llamaherd_gateway.relay.heads import Head
+from llamaherd_gateway.relay.upstream import Receiver
 
 _LISTINGS: Final = ("/models", "/v1/models")
 _FOR_ROUTER: Final = frozenset({"model", "autoload"})

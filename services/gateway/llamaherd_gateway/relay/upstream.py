@@ -15,10 +15,9 @@ import socket
 from typing import Final, Protocol, cast
 
 import httptools
-import msgspec
 
 from llamaherd_gateway.projection import Instance
-from llamaherd_gateway.relay.heads import keep_header, render_request_start
+from llamaherd_gateway.relay.heads import Head, read_head, render_request_start
 
 IDLE_S: Final = 4.0
 """llama-server closes an idle connection after 5 s."""
@@ -34,20 +33,9 @@ SPARE_S: Final = 0.001
 does not wait for that."""
 STARTS_REMEMBERED: Final = 64
 HEADS_REMEMBERED: Final = 256
-"""Of answers with a length: short ones have few different lengths, and so few different heads."""
+"""Streams have one head, and short answers few different lengths, and so few different heads."""
 GONE_GRACE_S: Final = 1.0
 """How long bytes of an instance that has exited may still be under way."""
-
-
-class Head(msgspec.Struct, frozen=True):
-    """Head of an answer, without what must not be forwarded."""
-
-    status: int
-    lines: bytes
-    """Whole header lines."""
-    length: int | None
-    """`None`: chunked, or ended by the connection's end."""
-    event_stream: bool
 
 
 class Receiver(Protocol):
@@ -70,13 +58,13 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._requests = 0
         self._max_requests = MAX_REQUESTS
-        self._lines = b""
-        self._event_stream = False
-        self._parts: list[bytes] = []
+        self._head_bytes = b""
+        """What has come of a head that is not complete."""
         self._head: Head | None = None
-        self._length: int | None = None
-        self._chunked = False
-        self._answering = False
+        """Of the answer that comes; `None` until it is complete."""
+        self._told = False
+        """Whether the receiver has been given the head."""
+        self._parts: list[bytes] = []
         self._any_bytes = False
         self._complete = False
         self._keep = False
@@ -102,7 +90,8 @@ class Connection(asyncio.Protocol):
         """Send one request; the answer goes to `receiver`."""
         self._receiver = receiver
         self._requests += 1
-        self._any_bytes = self._complete = self._answering = False
+        self._any_bytes = self._complete = self._told = False
+        self._head, self._head_bytes = None, b""
         if len(body) < 65536:
             self.transport.write(b"%b%b" % (head, body))
         else:
@@ -129,37 +118,21 @@ class Connection(asyncio.Protocol):
         self._receiver = None
         self.transport.abort()
 
-    # What httptools reports.
-
-    def on_message_begin(self) -> None:
-        self._lines = b""
-        self._length = None
-        self._chunked = self._event_stream = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if keep_header(name):
-            self._lines += b"%s: %s\r\n" % (name, value)
-            if name == b"content-type":
-                self._event_stream = value.startswith(b"text/event-stream")
-        elif name == b"content-length":
-            self._length = int(value)
-        elif name == b"transfer-encoding":
-            self._chunked = value.lower().endswith(b"chunked")
-        elif name == b"keep-alive" and self._requests == 1:
-            self._max_requests = _announced_max(value)
+    # What httptools reports: no header, as most heads are known as a whole.
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status >= 200:
-            self._answering = True
-            self._head = Head(status, self._lines, None if self._chunked else self._length, self._event_stream)
+        end = self._head_bytes.index(b"\r\n\r\n") + 4
+        head = self._pool.head_of(self._head_bytes[:end])
+        if head.status >= 200:
+            self._head, self._head_bytes = head, b""
+        else:
+            self._head_bytes = self._head_bytes[end:]  # of the answer that is still to come
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._answering:
+        if self._head is not None:
             # Outside this callback httptools always says no.
             self._keep = self._parser.should_keep_alive()
             self._complete = True
@@ -173,7 +146,9 @@ class Connection(asyncio.Protocol):
             receiver.received(head, data[-head.length :] if head.length else b"", True)
             self._finish()
             return
-        starts, self._any_bytes = not self._any_bytes, True
+        self._any_bytes = True
+        if self._head is None:
+            self._head_bytes += data
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, ValueError):
@@ -190,32 +165,31 @@ class Connection(asyncio.Protocol):
             self._parts = []
         else:
             body = b""
-        head, self._head = self._head, None
+        head, self._told = None if self._told else self._head, self._head is not None
         if self._complete:
-            if starts and self._keep and not self._chunked and head is not None:
-                self._pool.remember(data[: len(data) - len(body)], head)
             self._finish()
         receiver.received(head, body, self._complete)
 
     def _recall(self, data: bytes) -> Head | None:
-        """The head, when this is a whole answer whose head came before, byte for byte, so that nothing need be parsed.
-
-        A connection's first answer is parsed in any case: it tells how many may follow.
-        """
+        """The head, when this is a whole answer whose head came before, byte for byte: nothing need be parsed."""
         end = data.find(b"\r\n\r\n") + 4
-        head = self._pool.heads.get(data[:end]) if self._requests > 1 else None
-        if head is None or len(data) - end != head.length:
+        head = self._pool.heads.get(data[:end])
+        if head is None or not head.keeps or len(data) - end != head.length:
             return None
+        self._head = head
         self._complete = self._any_bytes = self._keep = True
         return head
 
     def _finish(self) -> None:
         """Back into the pool, if this connection can be used once more."""
-        self._receiver = None
+        head, self._receiver = self._head, None
         self.resume()
+        if self._requests == 1 and head is not None:
+            self._max_requests = head.max_requests or MAX_REQUESTS
         reusable = (
             self._keep
-            and not self._chunked
+            and head is not None
+            and head.length is not None
             and self._requests < self._max_requests - 1
             and not self.transport.get_write_buffer_size()
         )
@@ -231,8 +205,8 @@ class Connection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
-        if self._answering and not self._chunked and self._length is None and error is None:
-            receiver.received(None, b"", True)  # an answer without a length ends with the connection
+        if self._head is not None and self._head.ends_with_connection and error is None:
+            receiver.received(None, b"", True)
         else:
             receiver.upstream_lost(before_first_byte=not self._any_bytes, reused=self._requests > 1)
 
@@ -254,7 +228,7 @@ class Pool:
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
         self._starts: dict[tuple[str, str], bytes] = {}
         self.heads: dict[bytes, Head] = {}
-        """Heads of answers that had a length and left their connection open."""
+        """Of answers that came, as they came."""
         self._retired = False
         self.gone = False
         """The process has exited: a connection to its address is to nobody, or to somebody else."""
@@ -269,10 +243,14 @@ class Pool:
                 self._starts[method, path] = start
         return start
 
-    def remember(self, data: bytes, head: Head) -> None:
-        """These bytes are the head of a whole answer."""
-        if len(self.heads) < HEADS_REMEMBERED:
-            self.heads[data] = head
+    def head_of(self, data: bytes) -> Head:
+        """What the head of an answer says. Raises `ValueError` when it makes no sense."""
+        head = self.heads.get(data)
+        if head is None:
+            head = read_head(data)
+            if len(self.heads) < HEADS_REMEMBERED:
+                self.heads[data] = head
+        return head
 
     def take(self) -> Connection | None:
         """An idle connection, the one used last; `None` when there is none to trust."""
@@ -349,12 +327,3 @@ class Pool:
         """End every connection at once; exchanges learn that theirs was lost."""
         for connection in list(self.connections):
             connection.transport.abort()
-
-
-def _announced_max(value: bytes) -> int:
-    """`max` of a `Keep-Alive` header."""
-    for part in value.split(b","):
-        name, _, number = part.strip().partition(b"=")
-        if name == b"max" and number.isdigit():
-            return int(number)
-    return MAX_REQUESTS
