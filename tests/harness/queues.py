@@ -20,7 +20,7 @@ def queued(*parties: str, capacity: int = 1, limit: int = 100) -> tuple[Admissio
     admission.set_capacity({"m": capacity})
     requests = [Request(party, number, log) for number, party in enumerate(parties)]
     for request in requests:
-        if admission.enter("m", request.party, request):
+        if admission.enter("m", request):
             log.append(request)
     return admission, requests, log
 

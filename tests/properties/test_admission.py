@@ -17,10 +17,10 @@ def test_positions_tell_the_order_in_which_turns_will_come(parties: list[str], c
     admission, requests, log = queued(*parties, capacity=capacity)
     for number in gone:
         if number < len(requests):
-            admission.withdraw("m", requests[number].party, requests[number])
-    waiting = [request for request in requests if admission.position("m", request.party, request)]
-    told = sorted(waiting, key=lambda request: admission.position("m", request.party, request))
-    assert [admission.position("m", request.party, request) for request in told] == list(range(1, len(told) + 1))
+            admission.withdraw("m", requests[number])
+    waiting = [request for request in requests if admission.position("m", request)]
+    told = sorted(waiting, key=lambda request: admission.position("m", request))
+    assert [admission.position("m", request) for request in told] == list(range(1, len(told) + 1))
     before = len(log)
 
     drained(admission, log)
@@ -41,13 +41,13 @@ def test_never_more_at_work_than_slots_and_nobody_waits_beside_a_free_one(steps:
         if step == "enter" and admission.waiting("m") < 50:
             request = Request("abc"[number % 3], number, log)
             asked.append(request)
-            if admission.enter("m", request.party, request):
+            if admission.enter("m", request):
                 log.append(request)
         elif step == "leave" and active:
             admission.leave("m")
             active -= 1
         elif step == "withdraw" and asked:
-            admission.withdraw("m", asked[number % len(asked)].party, asked[number % len(asked)])
+            admission.withdraw("m", asked[number % len(asked)])
         elif step in ("more", "fewer"):
             capacity = number if step == "fewer" else capacity + number
             admission.set_capacity({"m": capacity})

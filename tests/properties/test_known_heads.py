@@ -9,7 +9,7 @@ from llamaherd_gateway.relay.judging import Judged, know_head
 from llamaherd_gateway.routes import ROUTES
 
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: %b\r\nAuthorization: Bearer x\r\n\r\n"
-JUDGED = Judged(route=ROUTES[0], target=b"/", headers=(), keep_alive=True, http_1_0=False, cors=b"")
+JUDGED = Judged(route=ROUTES[0], target="/", path="/", headers=(), keep_alive=True, http_1_0=False, cors=b"")
 
 
 class Message:

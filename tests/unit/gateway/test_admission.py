@@ -21,7 +21,7 @@ def test_parties_take_turns_and_each_keeps_its_order() -> None:
 
 def test_a_model_without_an_instance_lets_nobody_in_until_it_has_one() -> None:
     admission, requests, log = queued("a", "b", capacity=0)
-    assert [admission.position("m", request.party, request) for request in requests] == [1, 2]
+    assert [admission.position("m", request) for request in requests] == [1, 2]
 
     admission.set_capacity({"m": 4})
 
@@ -31,8 +31,8 @@ def test_a_model_without_an_instance_lets_nobody_in_until_it_has_one() -> None:
 def test_who_gives_up_leaves_the_line_and_nobody_else_notices() -> None:
     admission, requests, log = queued("a", "b", "c")
 
-    admission.withdraw("m", "b", requests[1])
-    admission.withdraw("m", "b", requests[1])
+    admission.withdraw("m", requests[1])
+    admission.withdraw("m", requests[1])
 
     assert drained(admission, log) == ["a0", "c2"]
 
@@ -41,7 +41,7 @@ def test_a_full_queue_refuses() -> None:
     admission, _, log = queued("a", "b", limit=1)
 
     with pytest.raises(QueueFull):
-        admission.enter("m", "c", Request("c", 9, log))
+        admission.enter("m", Request("c", 9, log))
 
 
 def test_a_lost_instance_takes_its_slots_with_it() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llamaherd_gateway.dialects.dialect import Asked, Call, Facts, Turn
+from llamaherd_gateway.dialects.dialect import Asked, Call, Turn
 from llamaherd_gateway.problems import ERROR_BODY_BYTES, Problem, late_body, problem_of, read_error
 from llamaherd_gateway.projection import Instance
 from llamaherd_gateway.relay.answer import Answer
@@ -26,7 +26,8 @@ from llamaherd_gateway.relay.pursuit import ATTEMPTS, Pursuit
 from llamaherd_gateway.relay.routed import address, hear
 from llamaherd_gateway.relay.upstream import Connection, Pool
 from llamaherd_gateway.relay.usage import Tail
-from llamaherd_gateway.routing.presets import apply_preset, preset_of
+from llamaherd_gateway.relay.ways import Target, Way
+from llamaherd_gateway.routing.presets import apply_preset
 from llamaherd_gateway.routing.rules import apply_rules
 from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events.request import RequestFinished
@@ -101,6 +102,8 @@ class Exchange:
 
     _error_head: Head | None = None
     _error_body = b""
+    _tail = Tail()
+    """Of llama-server's answer; until it has been asked, this one that nothing is ever fed to."""
     _end: tuple[str, int, str | None, float, int]
 
     _received_at = 0.0
@@ -120,7 +123,6 @@ class Exchange:
         number = int(trace_id, 16) if trace_id is not None else getrandbits(128) or 1
         self._traceparent = b"00-%032x-%016x-01" % (number, getrandbits(64) or 1)
         self._parts: list[bytes] = []
-        self._tail = Tail()
         self._answer = Answer(judged.route.dialect, http_1_0=judged.http_1_0)
         self._began = self.heard_at = began
         """When client (before `complete`) or llama-server (after it) last sent anything."""
@@ -233,13 +235,14 @@ class Exchange:
                 asked = self.asked = relay.conversations.admit(asked, route.memory)
             self._body = body
             self.model = asked.model
-            model = relay.names.resolve(asked.model)
+            way = relay.way_of(asked.model)
+            model = way.model if way is not None else relay.names.resolve(asked.model)
             if model is None or asked.action != "call" or asked.previous or asked.answer_id or self.has_limits:
                 self._pursue(None)
                 return
             self.use_model(model)
-            instance = relay.choose(self) if self.has_turn else None
-            if instance is None or route.prepare is not None or not self._ask_at_once(instance):
+            target = self._find_target(way) if self.has_turn and route.prepare is None else None
+            if target is None or not self._ask_at_once(target):
                 self._pursue(None)
         except HerdError as error:
             self.answer_problem(problem_of(error))
@@ -248,14 +251,25 @@ class Exchange:
             relay.log.exception("a request failed unexpectedly", request=self.request_id)
             self.answer_problem(Problem(status=500, message="the gateway failed; its log has the details"))
 
-    def _ask_at_once(self, instance: Instance) -> bool:
+    def _find_target(self, way: Way | None) -> Target | None:
+        """Who answers now; `None`: nobody yet."""
+        if way is not None and self.asked.load is None:
+            return way.target
+        instance = self.relay.choose(self)
+        return None if instance is None else self.target(instance)
+
+    def target(self, instance: Instance) -> Target:
+        """The instance that has been chosen, as this request finds it."""
+        return self.relay.target_of(instance, self.asked.model, self.model)
+
+    def _ask_at_once(self, target: Target) -> bool:
         """Over a connection that is open already; `False` when there is none."""
-        pool = self.relay.pool_of(instance)
+        pool = target.pool
         connection = pool.take()
         if connection is None:
             return False
         try:
-            call = self.make_call(instance)
+            call = self.make_call(target)
         except Exception:
             pool.give(connection)
             raise
@@ -266,31 +280,25 @@ class Exchange:
         self._pursuit = Pursuit(self, lost)
         self._pursuit.start()
 
-    def make_call(self, instance: Instance) -> Call:
+    def make_call(self, target: Target) -> Call:
         """What this instance will be asked. Raises `BadRequest` for what its model cannot do."""
-        asked, route, facts = self.asked, self.route, self.facts_of(instance)
+        asked, route, facts = self.asked, self.route, target.facts
         if route.call is None:
-            call = Call(path=self._judged.target.decode("latin-1"), body=asked.body)
+            call = Call(path=self._judged.target, body=asked.body)
         else:
             call = route.call(asked, facts, self.turn())
         body, content_type = call.body, call.content_type
         if body is asked.body and self._judged.content_type:
             content_type = self._judged.content_type  # a form keeps its boundary
-        if content_type.startswith(b"application/json"):
+        if target.changes_requests and content_type.startswith(b"application/json"):
             if facts.preset is not None:
                 body = apply_preset(facts, body)
-            if route.generates and (rules := self.relay.rules_of(self.model)):
-                body = apply_rules(rules, body)
-        if body is not call.body or content_type is not call.content_type:
+            if route.generates and target.rules:
+                body = apply_rules(target.rules, body)
+        if body is not call.body or content_type != call.content_type:
             call = msgspec.structs.replace(call, body=body, content_type=content_type)
+        instance = target.instance
         return address(call, instance, method=route.method) if instance.router_generation else call
-
-    def facts_of(self, instance: Instance) -> Facts:
-        """What is known of its model, and what the name that was asked for brings."""
-        relay = self.relay
-        facts = relay.facts_of(instance)
-        alias = relay.alias_of(self.asked.model) if relay.has_aliases else None
-        return facts if alias is None else msgspec.structs.replace(facts, preset=preset_of(alias))
 
     def turn(self) -> Turn:
         return Turn(request_id=self.request_id, received_ns=self._received_ns, load_ns=int(self.waited_s * 1e9))
@@ -311,6 +319,8 @@ class Exchange:
         end = render_request_end(self._judged.forwarded, call.content_type, self._traceparent, len(call.body))
         receiver = hear(self, pool.instance) if pool.instance.router_generation else self
         connection.send(receiver, pool.request_start(self.route.method, call.path) + end, call.body)
+        # From here on there is time until llama-server answers.
+        self._tail = Tail()
         self.relay.spare_moment()
         if self._protocol.flow.write_paused:
             connection.pause()
@@ -371,7 +381,7 @@ class Exchange:
             self.relay.admission.leave(self.model)
         elif self._waits:
             self._waits = False
-            self.relay.admission.withdraw(self.model, self.party, self)
+            self.relay.admission.withdraw(self.model, self)
 
     # From llama-server (`upstream.Receiver`).
 

@@ -29,8 +29,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A head on a hot route."""
 
     route: Route
-    target: bytes
+    target: str
     """Path and query."""
+    path: str
+    """Without the query."""
     headers: Sequence[Header]
     """Without `Content-Length` and `Traceparent`."""
     keep_alive: bool
@@ -47,11 +49,6 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     expects_continue: bool = False
     wants_progress: bool = False
     """The client asked to be told how the waiting goes (`X-Llamaherd-Progress`)."""
-
-    @property
-    def path(self) -> str:
-        """Without the query."""
-        return self.target.partition(b"?")[0].decode("latin-1")
 
     @property
     def lasts(self) -> bool:
@@ -127,7 +124,8 @@ def judge(
         refusal = problem_of(error)
     return Judged(
         route=route,
-        target=target,
+        target=target.decode("latin-1"),
+        path=target.partition(b"?")[0].decode("latin-1"),
         headers=headers,
         keep_alive=keep_alive,
         http_1_0=http_1_0,

@@ -133,8 +133,8 @@ class Pursuit:
         exchange = self._exchange
         answer: Any = None
         for instance in givers:
-            call = exchange.make_call(instance)
-            asking = ask(exchange, self._relay.pool_of(instance))
+            target = exchange.target(instance)
+            call, asking = exchange.make_call(target), ask(exchange, target.pool)
             try:
                 answer = await asking(call.path, msgspec.json.decode(call.body))
             except HerdError:
@@ -157,11 +157,11 @@ class Pursuit:
                 await self._wait_for_turn()
                 continue  # whoever was least busy then may not be now
             relay.access.check_end(exchange.key)
+            target = exchange.target(instance)
             if exchange.route.prepare is not None:
-                asking = ask(exchange, relay.pool_of(instance))
-                exchange.asked = await exchange.route.prepare(exchange.asked, exchange.facts_of(instance), asking)
-            call = exchange.make_call(instance)
-            pool = relay.pool_of(instance)
+                asking = ask(exchange, target.pool)
+                exchange.asked = await exchange.route.prepare(exchange.asked, target.facts, asking)
+            call, pool = exchange.make_call(target), target.pool
             try:
                 connection = pool.take() or await pool.dial()
             except OSError as error:

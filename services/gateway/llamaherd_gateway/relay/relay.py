@@ -20,13 +20,15 @@ from llamaherd_gateway.relay.packing import Backlog
 from llamaherd_gateway.relay.pursuit import Pursuit
 from llamaherd_gateway.relay.spans import span_attributes, span_name
 from llamaherd_gateway.relay.upstream import Pool
+from llamaherd_gateway.relay.ways import Target, Way
 from llamaherd_gateway.routing.admission import Admission, QueueFull
 from llamaherd_gateway.routing.affinity import Affinity, blocks_of
 from llamaherd_gateway.routing.cards import LOADED
 from llamaherd_gateway.routing.demands import demand
 from llamaherd_gateway.routing.loading import Loader
-from llamaherd_gateway.routing.names import Names, is_pattern
+from llamaherd_gateway.routing.names import REMEMBERED, Names, is_pattern
 from llamaherd_gateway.routing.policy import Policy
+from llamaherd_gateway.routing.presets import preset_of
 from llamaherd_gateway.routing.residency import Residency
 from llamaherd_gateway.routing.table import pick_instance
 from llamaherd_gateway.settings import GatewaySettings
@@ -36,7 +38,6 @@ from llamaherd_shared.errors import HerdError, Unavailable
 from llamaherd_shared.events import encode_event
 from llamaherd_shared.events.usage import GatewayUsage, decode_usage, encode_usage
 from llamaherd_shared.model_options import LoadOptions
-from llamaherd_shared.model_spec import Rules
 from llamaherd_shared.telemetry import is_tracing, record_span
 from llamaherd_shared.upstream_key import upstream_key
 
@@ -118,6 +119,8 @@ class Relay:
         self._shunned: dict[Spawn, float] = {}
         """Until when, on the monotonic clock."""
         self._facts: dict[InstanceKey, Facts] = {}
+        self._ways: dict[str, Way | None] = {}
+        """By the name that was asked for."""
         self._unloading: set[asyncio.Task[None]] = set()
         view.on_change.append(self._follow)
         policy.on_change.append(self._follow)
@@ -138,18 +141,33 @@ class Relay:
     def has_ready(self, model: str) -> bool:
         return model in self._view.table.ready
 
-    @property
-    def has_aliases(self) -> bool:
-        """Whether clients have made any."""
-        return bool(self._view.fleet.aliases)
+    def way_of(self, name: str) -> Way | None:
+        """The only ready instance that answers to a name; `None`: there are more, or none, or it has to be judged."""
+        try:
+            return self._ways[name]
+        except KeyError:
+            if len(self._ways) >= REMEMBERED:
+                self._ways.clear()
+            way = self._ways[name] = self._find_way(name)
+            return way
+
+    def _find_way(self, name: str) -> Way | None:
+        model = self.names.resolve(name)
+        if model is None:
+            return None
+        ready = self._view.table.ready_for(model, self._demand(None, name, model))
+        return Way(model, self.target_of(ready[0], name, model)) if len(ready) == 1 else None
+
+    def target_of(self, instance: Instance, name: str, model: str) -> Target:
+        """An instance that has been chosen for a request; `name`: as its model was asked for."""
+        facts, alias = self._facts_of(instance), self._alias_of(name)
+        if alias is not None:
+            facts = msgspec.structs.replace(facts, preset=preset_of(alias))
+        return Target(instance, self._pool_of(instance), facts, self.policy.of(model).rules)
 
     def choose(self, exchange: Exchange, *, but: Instance | None = None) -> Instance | None:
         """The ready instance that should answer, another one than `but`; `None`: there is none now."""
-        table = self._view.table
-        if exchange.asked.load is None and not self.has_aliases:
-            ready = table.ready.get(exchange.model, ())
-        else:
-            ready = table.ready_for(exchange.model, self.demand_of(exchange))
+        ready = self._view.table.ready_for(exchange.model, self.demand_of(exchange))
         if but is not None:
             ready = tuple(each for each in ready if each.spawn != but.spawn)
         if not ready:
@@ -190,7 +208,7 @@ class Relay:
         found = (cast(Checked, protocol).giver_of(answer_id) for protocol in self.server_state.connections)
         return next((instance for instance in found if instance is not None), None)
 
-    def facts_of(self, instance: Instance) -> Facts:
+    def _facts_of(self, instance: Instance) -> Facts:
         """What is known of the model this instance serves."""
         facts = self._facts.get(instance.key)
         if facts is None:
@@ -206,11 +224,7 @@ class Relay:
             )
         return facts
 
-    def rules_of(self, model: str) -> Rules:
-        """What whoever runs the herd decided about this model's requests."""
-        return self.policy.of(model).rules
-
-    def alias_of(self, asked: str) -> Alias | None:
+    def _alias_of(self, asked: str) -> Alias | None:
         """What a client's alias brings with it; `None`: this name is none, or brings nothing."""
         aliases = self._view.fleet.aliases
         name = self.names.spelling(asked) if aliases else None
@@ -222,11 +236,14 @@ class Relay:
 
     def demand_of(self, exchange: Exchange) -> LoadOptions | None:
         """What its model must have been loaded with; `None`: whatever it was."""
-        alias = self.alias_of(exchange.asked.model)
-        if exchange.asked.load is None and alias is None:
+        return self._demand(exchange.asked.load, exchange.asked.model, exchange.model)
+
+    def _demand(self, load: LoadOptions | None, name: str, model: str) -> LoadOptions | None:
+        alias = self._alias_of(name)
+        if load is None and alias is None:
             return None
-        training = self._view.table.training.get(exchange.model, 0)
-        return demand(exchange.asked.load, alias, self.policy.of(exchange.model), training_tokens=training)
+        training = self._view.table.training.get(model, 0)
+        return demand(load, alias, self.policy.of(model), training_tokens=training)
 
     def fallback_of(self, model: str) -> str | None:
         """The model to ask when this one cannot be had."""
@@ -267,14 +284,14 @@ class Relay:
     def enter_queue(self, exchange: Exchange) -> bool:
         """`True`: a slot is free. Raises `QueueIsFull`."""
         try:
-            return self.admission.enter(exchange.model, exchange.party, exchange)
+            return self.admission.enter(exchange.model, exchange)
         except QueueFull:
             limit = self.settings.queue_limit
             text = f"{limit} requests wait for the model {exchange.model!r} already (`gateway.queue_limit`)"
             raise QueueIsFull(text, retry_after_s=5) from None
 
     def position_of(self, exchange: Exchange) -> int:
-        return self.admission.position(exchange.model, exchange.party, exchange)
+        return self.admission.position(exchange.model, exchange)
 
     def _follow(self) -> None:
         """The herd has changed."""
@@ -286,6 +303,7 @@ class Relay:
         unusable = {name: name for name in table.unusable if not is_pattern(name)}
         self.names = Names(table.known, {**unusable, **made, **self.policy.aliases}, self.policy.default_model)
         self._facts.clear()
+        self._ways.clear()
         instances = self._view.fleet.instances.values()
         self._loaded = {instance.model for instance in instances if instance.state in LOADED}
         self.residency.loaded(self._loaded, ready=table.ready.keys())
@@ -301,7 +319,7 @@ class Relay:
 
     # Connections.
 
-    def pool_of(self, instance: Instance) -> Pool:
+    def _pool_of(self, instance: Instance) -> Pool:
         """Connections to this spawn of the instance."""
         pool = self._pools.get(instance.key)
         if pool is None or pool.instance.generation < instance.generation:

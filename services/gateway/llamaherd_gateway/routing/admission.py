@@ -16,6 +16,10 @@ IDLE_QUEUES: Final = 256
 class Ticket(Protocol):
     """A request that waits (`exchange.py`)."""
 
+    @property
+    def party(self) -> str:
+        """Whose it is; always the same."""
+
     def admitted(self) -> None:
         """It may use a slot now, and holds it until `Admission.leave`. Must not block."""
 
@@ -40,7 +44,7 @@ class Admission:
         """Tickets that may wait for one model."""
         self._queues: dict[str, _Queue] = {}
 
-    def enter(self, model: str, party: str, ticket: Ticket) -> bool:
+    def enter(self, model: str, ticket: Ticket) -> bool:
         """`True`: go, a slot is yours until `leave`. `False`: `ticket.admitted` will be called. Raises `QueueFull`."""
         queue = self._queues.get(model)
         if queue is None:
@@ -50,6 +54,7 @@ class Admission:
             return True
         if queue.length >= self._limit:
             raise QueueFull
+        party = ticket.party
         waiting = queue.waiting.get(party)
         if waiting is None:
             waiting = queue.waiting[party] = deque()
@@ -63,9 +68,9 @@ class Admission:
         queue.active -= 1
         self._serve(queue)
 
-    def withdraw(self, model: str, party: str, ticket: Ticket) -> None:
+    def withdraw(self, model: str, ticket: Ticket) -> None:
         """A request that waits gives up. Nothing happens when it does not wait."""
-        queue = self._queues.get(model)
+        queue, party = self._queues.get(model), ticket.party
         waiting = queue.waiting.get(party) if queue is not None else None
         if queue is None or waiting is None or ticket not in waiting:
             return
@@ -89,9 +94,9 @@ class Admission:
             if len(self._queues) > IDLE_QUEUES and not queue.length and not queue.active:
                 del self._queues[model]
 
-    def position(self, model: str, party: str, ticket: Ticket) -> int:
+    def position(self, model: str, ticket: Ticket) -> int:
         """How many go before it, and itself: 1 is next. 0: it does not wait."""
-        queue = self._queues.get(model)
+        queue, party = self._queues.get(model), ticket.party
         if queue is None or ticket not in queue.waiting.get(party, ()):
             return 0
         place = queue.waiting[party].index(ticket)
