@@ -25,12 +25,21 @@ class Parcel(msgspec.Struct, frozen=True):
     """Requests in it."""
 
 
+class _Pack(msgspec.Struct):
+    """Requests of one subject that go into one message, in their order; encoded, the first one's id beside them."""
+
+    first_id: str
+    requests: list[bytes]
+    size: int
+
+
 class Backlog:
     """Encoded events that wait to be offered, by subject, in their order; bounded."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: dict[str, deque[tuple[str, bytes]]] = {}
+        self._waiting: dict[str, deque[_Pack]] = {}
+        """Never empty ones."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -41,34 +50,31 @@ class Backlog:
         if self._count >= self._limit:
             return False
         self._count += 1
-        waiting = self._waiting.get(subject)
-        if waiting is None:
-            waiting = self._waiting[subject] = deque()
-        waiting.append((request_id, encoded))
+        size = len(encoded)
+        packs = self._waiting.get(subject)
+        if packs is None:
+            packs = self._waiting[subject] = deque()
+        elif len((last := packs[-1]).requests) < MAX_REQUESTS and last.size + size <= MAX_BYTES:
+            last.requests.append(encoded)
+            last.size += size
+            return True
+        packs.append(_Pack(request_id, [encoded], size))
         return True
 
     def next(self) -> Parcel | None:
         """The next message, made of what waits for the subject whose turn it is. It stays here until `done`."""
         if not self._waiting:
             return None
-        subject, waiting = next(iter(self._waiting.items()))
-        first_id, first = waiting[0]
-        taken, size = [first], len(first)
-        for place in range(1, min(len(waiting), MAX_REQUESTS)):
-            encoded = waiting[place][1]
-            size += len(encoded)
-            if size > MAX_BYTES:
-                break
-            taken.append(encoded)
-        if len(taken) == 1:
-            return Parcel(subject, first_id, first, 1)
-        return Parcel(subject, first_id + PACK_MARK, pack_encoded(taken), len(taken))
+        subject, packs = next(iter(self._waiting.items()))
+        requests, first_id = packs[0].requests, packs[0].first_id
+        if len(requests) == 1:
+            return Parcel(subject, first_id, requests[0], 1)
+        return Parcel(subject, first_id + PACK_MARK, pack_encoded(requests), len(requests))
 
     def done(self, parcel: Parcel) -> None:
         """The bus has taken what `next` gave; its subject goes to the end of the line."""
-        waiting = self._waiting.pop(parcel.subject)
-        for _ in range(parcel.count):
-            waiting.popleft()
+        packs = self._waiting.pop(parcel.subject)
+        packs.popleft()
         self._count -= parcel.count
-        if waiting:
-            self._waiting[parcel.subject] = waiting
+        if packs:
+            self._waiting[parcel.subject] = packs
