@@ -17,7 +17,7 @@ FOLDERS = {
 SHELL = {
     "__main__", "actions", "api", "app", "asking", "attending", "blobs", "bus", "conversations", "docs", "edge",
     "exchange", "gate", "gguf_file", "handlers", "host", "keeping", "leftover", "loading", "models", "nvml",
-    "process", "protocol", "pursuit", "relay", "settings", "spawning", "store", "tail", "telemetry", "turns",
+    "process", "protocol", "pursuit", "relay", "settings", "slices", "spawning", "store", "tail", "telemetry", "turns",
     "upstream", "workplace",
 }  # fmt: skip
 """File names allowed to touch the outside world, wherever they stand. Every other module is core."""

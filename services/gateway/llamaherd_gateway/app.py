@@ -34,6 +34,7 @@ from llamaherd_gateway.routing.loading import Loader
 from llamaherd_gateway.routing.policy import Policy
 from llamaherd_gateway.routing.watching import Watching
 from llamaherd_gateway.settings import GatewaySettings
+from llamaherd_gateway.slices import ask_for_slice
 from llamaherd_gateway.store import SCHEMA, VERSION, View, load_fleet
 from llamaherd_gateway.transfers import Transfers
 from llamaherd_shared import __version__
@@ -161,6 +162,7 @@ async def serve(
         servers = await _listen(make_api, relay, settings, log)
         host, port = servers[0].sockets[0].getsockname()[:2]
         _settle_memory()
+        ask_for_slice()
         log.info("listening", address=f"http://{host}:{port}/v1")
         if not is_loopback(host) and not access.required:
             log.warning("anyone who can reach this address can use the models: no keys are asked for", host=host)
