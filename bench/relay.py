@@ -48,8 +48,6 @@ from llamaherd_shared.service import new_id
 from llamaherd_shared.streams import REQUESTS
 from llamaherd_shared.upstream_key import upstream_key
 
-ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "llamaherd" / "llamaherd" / "demo" / "cria.gguf"
 SLOTS = 16
 CONTEXT_TOKENS = 256
 TOKENS = 32

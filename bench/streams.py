@@ -21,7 +21,6 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from relay import (
-    DEMO,
     Hop,
     Streams,
     count_events,
@@ -37,6 +36,7 @@ from harness.gateway import NODE, SECRET, GatewayProcess, free_port, open_herd
 from harness.nats import NatsServer
 from llamaherd_shared.upstream_key import upstream_key
 
+DEMO = Path(__file__).resolve().parents[1] / "llamaherd" / "llamaherd" / "demo" / "cria.gguf"
 SLOTS = 32
 CONTEXT_TOKENS = 256
 
