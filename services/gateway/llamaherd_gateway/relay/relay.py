@@ -142,7 +142,7 @@ class Relay:
         return model in self._view.table.ready
 
     def way_of(self, name: str) -> Way | None:
-        """Where every request for a name goes that asks for nothing special; `None`: not one instance alone is ready."""
+        """Where each request for a name goes that asks for nothing special; `None`: not one instance alone is ready."""
         try:
             return self._ways[name]
         except KeyError:
