@@ -3,7 +3,7 @@
 llama-server (cpp-httplib) announces `Keep-Alive: timeout=5, max=100` and closes all the same: after every
 streamed (chunked) answer, after every error, after the `max`-th answer, and when idle. So here a connection is
 
-- closed after a chunked answer, and retired before `max` is reached, when its replacement is open already;
+- closed after a chunked answer, and retired before `max` is reached;
 - dropped when it turned readable, or has been idle for `IDLE_S`;
 - never trusted: a request on a reused connection that closed before the first byte of an answer is repeated by
   its exchange, once, on a fresh one.
@@ -31,9 +31,6 @@ it may have no more than its slots and four."""
 SPARE_S: Final = 0.001
 """From the end of a stream until a spare connection takes its place: the client may have its next request ready, which
 does not wait for that."""
-REPLACED_AHEAD: Final = 20
-"""Requests that a connection has left when its replacement is opened: 2 ms at 10,000 requests a second on it alone.
-Else one request in a hundred would wait for a connection to be opened."""
 STARTS_REMEMBERED: Final = 64
 HEADS_REMEMBERED: Final = 256
 """Streams have one head, and short answers few different lengths, and so few different heads."""
@@ -71,8 +68,6 @@ class Connection(asyncio.Protocol):
         self._any_bytes = False
         self._complete = False
         self._keep = False
-        self._replaced = False
-        """Whether another one is about to take its place."""
         self._paused = False
         self.idle_since = 0.0
 
@@ -101,13 +96,6 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"%b%b" % (head, body))
         else:
             self.transport.writelines((head, body))
-        if not self._replaced and self._requests + REPLACED_AHEAD >= self._max_requests:
-            self._replace()
-
-    def _replace(self) -> None:
-        if not self._replaced:
-            self._replaced = True
-            self._pool.replenish()
 
     def pause(self) -> None:
         """The client does not keep up: read no more."""
@@ -207,7 +195,7 @@ class Connection(asyncio.Protocol):
         )
         if not (reusable and self._pool.give(self)):
             self.transport.close()
-            self._replace()
+            self._pool.replenish()
 
     def eof_received(self) -> None:
         return None
@@ -235,8 +223,8 @@ class Pool:
         self._dialling: set[asyncio.Task[None]] = set()
         """Connections that nobody waits for yet."""
         self._replenishing: asyncio.TimerHandle | None = None
-        self._wanted = 0
-        """Connections to be opened when it is replenished."""
+        self._ended = 0
+        """Connections that llama-server has closed since it was last replenished."""
         self._key, self._loop, self._connect_timeout_s = key, loop, connect_timeout_s
         self._starts: dict[tuple[str, str], bytes] = {}
         self.heads: dict[bytes, Head] = {}
@@ -288,15 +276,15 @@ class Pool:
         return connection
 
     def replenish(self) -> None:
-        """Open a connection for the next request: one has been closed after a stream, or will be soon for its age."""
-        self._wanted += 1
+        """Open a connection for the next request: llama-server has closed one after a stream, as it always does."""
+        self._ended += 1
         if not self._retired and self._replenishing is None:
             self._replenishing = self._loop.call_later(SPARE_S, self._dial_spares)
 
     def _dial_spares(self) -> None:
         self._replenishing = None
-        missing = min(self._wanted, SPARE_CONNECTIONS - len(self._idle) - len(self._dialling))
-        self._wanted = 0
+        missing = min(self._ended, SPARE_CONNECTIONS - len(self._idle) - len(self._dialling))
+        self._ended = 0
         for _ in range(missing):
             task = self._loop.create_task(self._dial_spare())
             self._dialling.add(task)
