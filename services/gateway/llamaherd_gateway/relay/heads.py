@@ -76,7 +76,7 @@ def read_head(data: bytes) -> Head:
         length=length,
         chunked=chunked,
         event_stream=found.get(b"content-type", b"").startswith(b"text/event-stream"),
-        keeps=length is not None and open_behind,
+        keeps=int(status) >= 200 and length is not None and open_behind,
         max_requests=_announced_max(found.get(b"keep-alive", b"")),
     )
 
