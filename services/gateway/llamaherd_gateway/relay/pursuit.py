@@ -133,7 +133,7 @@ class Pursuit:
         exchange = self._exchange
         answer: Any = None
         for instance in givers:
-            target = exchange.target(instance)
+            target = exchange.target_at(instance)
             call, asking = exchange.make_call(target), ask(exchange, target.pool)
             try:
                 answer = await asking(call.path, msgspec.json.decode(call.body))
@@ -157,10 +157,12 @@ class Pursuit:
                 await self._wait_for_turn()
                 continue  # whoever was least busy then may not be now
             relay.access.check_end(exchange.key)
-            target = exchange.target(instance)
             if exchange.route.prepare is not None:
+                target = exchange.target_at(instance)
                 asking = ask(exchange, target.pool)
                 exchange.asked = await exchange.route.prepare(exchange.asked, target.facts, asking)
+            # It may have another process by now.
+            target = exchange.target_at(instance)
             call, pool = exchange.make_call(target), target.pool
             try:
                 connection = pool.take() or await pool.dial()
