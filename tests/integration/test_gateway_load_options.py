@@ -161,6 +161,15 @@ def test_a_chat_of_lm_studio_may_need_a_context(herd: ManagedHerd) -> None:
     assert contexts(herd, model) == [72]
 
 
+def test_a_chat_of_lm_studio_may_need_a_longer_context_than_a_model_has_that_is_in_use(herd: ManagedHerd) -> None:
+    model = add(herd)
+    for context in (72, 72, 96):
+        asked = {"model": model, "input": "hello", "context_length": context}
+        herd.http.post("/api/v1/chat", json=asked).raise_for_status()
+
+    assert contexts(herd, model) == [96]
+
+
 def test_a_model_is_unloaded_after_a_while_without_requests_to_any_gateway(herd: ManagedHerd) -> None:
     brief, pinned = add(herd, "brief-"), add(herd, "pinned-")
     herd.client.chat(pinned, HELLO, keep_alive=0)

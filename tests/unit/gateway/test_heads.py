@@ -60,6 +60,7 @@ def test_what_the_head_of_an_answer_says() -> None:
     [
         (b"HTTP/1.1 200 OK\r\n\r\n", Head(200)),
         (b"HTTP/1.1 200\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n", Head(200, length=0)),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\nConnection: x\r\n\r\n", Head(200, length=0)),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", Head(200, length=0)),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n", Head(200, chunked=True)),
     ],

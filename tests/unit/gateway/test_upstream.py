@@ -132,10 +132,12 @@ def test_a_stream_whose_head_is_known_is_read_however_it_is_cut(pool: Pool) -> N
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     data = head + b"3\r\none\r\n0\r\n\r\n"
     for cut in range(1, len(data)):
-        asker = ask(connect(pool), data[:cut], data[cut:])
+        made = connect(pool)
+        asker = ask(made, data[:cut], data[cut:])
 
         assert (asker.body, asker.ended) == (b"one", True), cut
         assert [each.event_stream for each in asker.heads] == [True]
+        assert made.transport.is_closing()
     assert list(pool.heads) == [head]
 
 
