@@ -3,16 +3,16 @@
 import ctypes
 import platform
 import sys
-from typing import Any, Final
+from typing import Final
 
 SLICE_NS: Final = 500_000
 """Nanoseconds that the gateway may run before others do. Others may for some milliseconds, and only whoever has a
 shorter slice is run before theirs ends. A turn of the gateway's loop takes a tenth of a millisecond."""
 
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _NUMBERS: Final = {"x86_64": (314, 315), "aarch64": (274, 275), "riscv64": (274, 275)}
 """`sched_setattr` and `sched_getattr` by machine: system calls that C libraries have functions for since glibc 2.41."""
-_SIXTY_FOUR_BITS: Final = sys.maxsize > 2**32
+_SET, _GET = _NUMBERS.get(platform.machine(), (0, 0))
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" and sys.maxsize > 2**32 and _SET else None
 _ORDINARY: Final = (0, 3)
 """Policies that share the processor: SCHED_OTHER, SCHED_BATCH."""
 
@@ -32,35 +32,28 @@ class _Attributes(ctypes.Structure):
     )
 
 
-def ask_for_slice(slice_ns: int = SLICE_NS) -> bool:
-    """Take a slice of this length for the calling thread; what else is set, its nice value too, stays.
+def ask_for_slice() -> bool:
+    """Take a slice of `SLICE_NS` for the calling thread; what else is set, its nice value too, stays.
 
     `False`: the kernel has none to give (before Linux 6.12), or somebody has given this thread another policy.
     """
-    calls = _calls()
-    if calls is None:
+    attributes = _read(0)
+    if _LIBC is None or attributes is None or attributes.policy not in _ORDINARY:
         return False
-    attributes = _read(*calls, 0)
-    if attributes is None or attributes.policy not in _ORDINARY:
-        return False
-    attributes.runtime = slice_ns
-    calls[0].syscall(calls[1], 0, ctypes.byref(attributes), 0)
-    return slice_of(0) == slice_ns
+    attributes.runtime = SLICE_NS
+    _LIBC.syscall(_SET, 0, ctypes.byref(attributes), 0)
+    return slice_of(0) == SLICE_NS
 
 
 def slice_of(thread: int) -> int:
     """Nanoseconds; 0 where the kernel has no slices of threads' own. `thread`: its id, 0 for the calling one."""
-    calls = _calls()
-    attributes = _read(*calls, thread) if calls is not None else None
+    attributes = _read(thread)
     return attributes.runtime if attributes is not None else 0
 
 
-def _calls() -> tuple[Any, int, int] | None:
-    numbers = _NUMBERS.get(platform.machine())
-    return (_LIBC, *numbers) if _LIBC is not None and numbers is not None and _SIXTY_FOUR_BITS else None
-
-
-def _read(libc: Any, _: int, number: int, thread: int) -> _Attributes | None:
+def _read(thread: int) -> _Attributes | None:
+    if _LIBC is None:
+        return None
     attributes = _Attributes()
-    failed = libc.syscall(number, thread, ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
+    failed = _LIBC.syscall(_GET, thread, ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
     return None if failed else attributes

@@ -103,7 +103,7 @@ class Exchange:
     _error_head: Head | None = None
     _error_body = b""
     _tail = Tail()
-    """Of llama-server's answer; until it has been asked, this one that nothing is ever fed to."""
+    """Of llama-server's answer. Until that has been asked, all exchanges share this one, which is never fed."""
     _end: tuple[str, int, str | None, float, int]
 
     _received_at = 0.0
@@ -256,9 +256,9 @@ class Exchange:
         if way is not None and self.asked.load is None:
             return way.target
         instance = self.relay.choose(self)
-        return None if instance is None else self.target(instance)
+        return None if instance is None else self.target_at(instance)
 
-    def target(self, instance: Instance) -> Target:
+    def target_at(self, instance: Instance) -> Target:
         """The instance that has been chosen, as this request finds it."""
         return self.relay.target_of(instance, self.asked.model, self.model)
 
@@ -290,7 +290,7 @@ class Exchange:
         body, content_type = call.body, call.content_type
         if body is asked.body and self._judged.content_type:
             content_type = self._judged.content_type  # a form keeps its boundary
-        if target.changes_requests and content_type.startswith(b"application/json"):
+        if content_type.startswith(b"application/json"):
             if facts.preset is not None:
                 body = apply_preset(facts, body)
             if route.generates and target.rules:

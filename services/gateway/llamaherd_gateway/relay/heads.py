@@ -56,27 +56,31 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def read_head(data: bytes) -> Head:
-    """What a head says that HTTP's parser has taken, up to and with its empty line. Raises `ValueError`."""
+    """What the head of an answer says. Raises `ValueError`.
+
+    `data`: up to and including the empty line; HTTP's parser has accepted it.
+    """
     start, *headers = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    version, status = start.split(b" ", 2)[:2]
+    version, code = start.split(b" ", 2)[:2]
+    status = int(code)
     found: dict[bytes, bytes] = {}
     lines = b""
     for header in headers:
         name, _, value = header.partition(b":")
         name, value = name.strip().lower(), value.strip()
-        found[name] = value
+        found[name] = b"%b, %b" % (found[name], value) if name in found else value
         if keep_header(name):
             lines += b"%b: %b\r\n" % (name, value)
     chunked = found.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
     length = int(found[b"content-length"]) if b"content-length" in found and not chunked else None
     open_behind = version == b"HTTP/1.1" and b"close" not in found.get(b"connection", b"").lower()
     return Head(
-        status=int(status),
+        status=status,
         lines=lines,
         length=length,
         chunked=chunked,
         event_stream=found.get(b"content-type", b"").startswith(b"text/event-stream"),
-        keeps=int(status) >= 200 and length is not None and open_behind,
+        keeps=status >= 200 and length is not None and open_behind,
         max_requests=_announced_max(found.get(b"keep-alive", b"")),
     )
 

@@ -62,7 +62,10 @@ class Backlog:
         return True
 
     def next(self) -> Parcel | None:
-        """The next message, made of what waits for the subject whose turn it is. It stays here until `done`."""
+        """The next message, made of what waits for the subject whose turn it is.
+
+        It stays here until `done`, before which nothing may be added.
+        """
         if not self._waiting:
             return None
         subject, packs = next(iter(self._waiting.items()))

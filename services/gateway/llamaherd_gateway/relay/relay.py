@@ -142,7 +142,7 @@ class Relay:
         return model in self._view.table.ready
 
     def way_of(self, name: str) -> Way | None:
-        """Where each request for a name goes that asks for nothing special; `None`: not one instance alone is ready."""
+        """Where each request for a name goes that asks for nothing special; `None`: none is ready, or several."""
         try:
             return self._ways[name]
         except KeyError:

@@ -33,7 +33,7 @@ SPARE_S: Final = 0.001
 does not wait for that."""
 STARTS_REMEMBERED: Final = 64
 HEADS_REMEMBERED: Final = 256
-"""Streams have one head, and short answers few different lengths, and so few different heads."""
+"""All streams have the same one, and short answers have few different lengths."""
 GONE_GRACE_S: Final = 1.0
 """How long bytes of an instance that has exited may still be under way."""
 
@@ -67,7 +67,6 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._any_bytes = False
         self._complete = False
-        self._keep = False
         self._paused = False
         self.idle_since = 0.0
 
@@ -132,10 +131,7 @@ class Connection(asyncio.Protocol):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._head is not None:
-            # Outside this callback httptools always says no.
-            self._keep = self._parser.should_keep_alive()
-            self._complete = True
+        self._complete = self._head is not None
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -177,7 +173,7 @@ class Connection(asyncio.Protocol):
         if head is None or not head.keeps or len(data) - end != head.length:
             return None
         self._head = head
-        self._complete = self._any_bytes = self._keep = True
+        self._complete = self._any_bytes = True
         return head
 
     def _finish(self) -> None:
@@ -187,9 +183,8 @@ class Connection(asyncio.Protocol):
         if self._requests == 1 and head is not None:
             self._max_requests = head.max_requests or MAX_REQUESTS
         reusable = (
-            self._keep
-            and head is not None
-            and head.length is not None
+            head is not None
+            and head.keeps
             and self._requests < self._max_requests - 1
             and not self.transport.get_write_buffer_size()
         )

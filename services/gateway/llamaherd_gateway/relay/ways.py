@@ -17,11 +17,6 @@ class Target(msgspec.Struct, frozen=True):
     """With what the name brings (`Facts.preset`)."""
     rules: Rules
 
-    @property
-    def changes_requests(self) -> bool:
-        """Whether a request that generates does not reach it as it is."""
-        return self.facts.preset is not None or bool(self.rules)
-
 
 class Way(msgspec.Struct, frozen=True):
     """What a name means when one instance answers to it, whatever the request."""
